@@ -1,0 +1,1 @@
+"""Questions and answers, from raw rows to a validated data set: see `python -m data --help`."""

