@@ -1,0 +1,80 @@
+import pytest
+
+from train.artifacts import COMMITTED, RunFolder, published_atomically, write_json
+from train.failure import ConfigError
+from train.resume import checkpoint_step, commit, committed_checkpoints, decide_beginning, prune
+
+IDENTITY = {"optim.epochs": 2, "data": "abc"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_json(folder.config, {"identity": IDENTITY})
+    return folder
+
+
+def checkpoint(folder, step, *, committed=True):
+    path = folder.checkpoints / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_text("w")
+    if committed:
+        commit(path)
+    return path
+
+
+def finish(folder):
+    with published_atomically(folder.best_model) as aside:
+        (aside / "weights").touch()
+    write_json(folder.summary, {})
+
+
+def test_an_empty_folder_begins_fresh(tmp_path):
+    assert decide_beginning(RunFolder(tmp_path / "none"), "resume", IDENTITY) == ("fresh", None)
+
+
+def test_only_committed_checkpoints_count_and_the_newest_wins(folder):
+    checkpoint(folder, 4)
+    ten = checkpoint(folder, 10)
+    checkpoint(folder, 12, committed=False)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("resume", ten)
+
+
+def test_nothing_committed_begins_fresh(folder):
+    checkpoint(folder, 4, committed=False)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("fresh", None)
+
+
+def test_a_finished_run_is_left_alone(folder):
+    checkpoint(folder, 4)
+    finish(folder)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("finished", None)
+
+
+def test_fresh_and_fail(folder):
+    checkpoint(folder, 4)
+    assert decide_beginning(folder, "fresh", IDENTITY) == ("fresh", None)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        decide_beginning(folder, "fail", IDENTITY)
+
+
+def test_another_run_is_refused_naming_the_difference(folder):
+    checkpoint(folder, 4)
+    with pytest.raises(ConfigError, match=r"optim.epochs: 2 -> 3.*if_exists=fresh"):
+        decide_beginning(folder, "resume", {**IDENTITY, "optim.epochs": 3})
+
+
+def test_prune_keeps_the_newest_and_removes_older_debris(folder):
+    for step in (2, 4, 6):
+        checkpoint(folder, step)
+    checkpoint(folder, 3, committed=False)
+    newer_half_written = checkpoint(folder, 8, committed=False)
+    prune(folder, keep=2)
+    assert [checkpoint_step(path) for path in committed_checkpoints(folder)] == [4, 6]
+    assert newer_half_written.exists()
+    assert not (folder.checkpoints / "checkpoint-3").exists()
+
+
+def test_the_marker_is_written_last(folder):
+    path = checkpoint(folder, 4)
+    assert (path / COMMITTED).stat().st_mtime_ns >= (path / "weights").stat().st_mtime_ns

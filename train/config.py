@@ -1,0 +1,293 @@
+"""RunConfig: everything that decides a run, where each value came from, and errors that name the field.
+
+Precedence: command line > environment > recipe > default. No torch here: `deploy` reads configurations too.
+"""
+
+import datetime
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+
+from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES, EMBEDDED_MODEL
+from train.failure import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "laptop"
+
+ENVIRONMENT = {
+    "EPOCHS": "optim.epochs",
+    "BATCH_SIZE": "optim.batch_size",
+    "LEARNING_RATE": "optim.learning_rate",
+    "DATA_DIR": "data.dir",
+    "OUTPUT_DIR": "output.dir",
+    "MODEL_NAME": "model.name",
+}
+"""Environment variables users rely on (`RECIPE` besides), and the field each one sets."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    name: str = Field(EMBEDDED_MODEL, description="`embedded`, a hub id, a folder or a .gguf file")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    random_init: dict[str, Any] | None = Field(
+        None, description="architecture overrides; weights are then random, not loaded (smoke tests, benchmarks)"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 on a GPU that has it, else fp32")
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
+        "auto", description="auto: flash_attention_2 on a GPU where it is installed, else sdpa"
+    )
+    offline: bool = Field(False, description="never ask the hub; everything must be on this machine")
+
+
+class AdaptConfig(Section):
+    layers: Literal["last_n", "all"] = Field("last_n", description="which transformer layers train")
+    last_n_layers: PositiveInt = 2
+    head: Literal["untied", "tied", "frozen"] = Field(
+        "untied", description="LM head: a trained copy, trained with the input embedding, or not trained"
+    )
+
+
+class DataConfig(Section):
+    dir: Path = Field(Path("data"), description="folder of the data set; prompts may lie there too")
+    dataset: Path = Field(Path("qa_dataset.parquet"), description="built by `python -m data build`; relative to dir")
+    system_prompt: Path = Field(Path("prompts/wilderness_expert.txt"), description="relative to dir, or to data/")
+    demo_questions: Path = Field(Path("prompts/demo_questions.txt"), description="never trained on")
+    max_length_tokens: PositiveInt = 1024
+    max_truncated_fraction: Fraction = Field(0.03, description="refuse to train when more rows than this are cut")
+    validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    max_train_rows: PositiveInt | None = Field(None, description="train on a seeded subset of this many rows")
+    max_validation_rows: PositiveInt | None = Field(None, description="validate on a seeded subset")
+    template_date: datetime.date = Field(DEFAULT_TEMPLATE_DATE, description="what the chat template takes for today")
+    template_variables: dict[str, bool | str] = Field(
+        dict(DEFAULT_TEMPLATE_VARIABLES), description="chat template variables, frozen into the saved template"
+    )
+
+
+class OptimConfig(Section):
+    epochs: PositiveInt = 4
+    batch_size: PositiveInt = Field(8, description="rows per device and micro-batch")
+    accumulation_steps: PositiveInt = Field(2, description="micro-batches per optimizer step")
+    learning_rate: PositiveFloat = Field(5e-5, description="base rate, for one process")
+    scale_learning_rate: bool = Field(True, description="multiply the base rate by the world size")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    warmup_fraction: Fraction = Field(0.05, description="share of all steps spent warming up")
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: NonNegativeFloat = 1.0
+    gradient_checkpointing: bool = False
+
+
+class EvaluationConfig(Section):
+    every_steps: PositiveInt | None = Field(None, description="default: at the end of every epoch")
+    batch_size: PositiveInt = 8
+
+
+class DistributedConfig(Section):
+    world_size: PositiveInt | None = Field(None, description="refuse to run with another number of ranks")
+    processes: PositiveInt = Field(1, description="local processes when no launcher set a rank (--nproc)")
+    rendezvous_timeout_seconds: PositiveInt = Field(900, description="how long to wait for all ranks to arrive")
+    collective_timeout_seconds: PositiveInt = Field(600, description="how long a rank waits for a silent peer")
+
+
+class OutputConfig(Section):
+    dir: Path = Path("outputs/run")
+    if_exists: Literal["resume", "fresh", "fail"] = Field(
+        "resume", description="resume: go on from the last committed checkpoint; fresh: start over; fail: refuse"
+    )
+    log_every_steps: PositiveInt = Field(1, description="how often a line is printed; every step is recorded")
+    checkpoint_every_steps: PositiveInt | None = Field(None, description="default: at the end of every epoch")
+    keep_checkpoints: PositiveInt = 2
+    demo: bool = Field(True, description="answer the demo questions with the original and the tuned model")
+    max_new_tokens: PositiveInt = Field(160, description="length limit of a demo answer")
+
+
+class RunConfig(Section):
+    """One run. Sections are named by who owns the values."""
+
+    seed: int = 42
+    model: ModelConfig = ModelConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    output: OutputConfig = OutputConfig()
+    trl: dict[str, Any] = Field(default_factory=dict, description="any other SFTConfig option, passed through")
+
+    def learning_rate_at(self, world_size: int) -> float:
+        return self.optim.learning_rate * (world_size if self.optim.scale_learning_rate else 1)
+
+    def effective_batch_size(self, world_size: int) -> int:
+        return self.optim.batch_size * self.optim.accumulation_steps * world_size
+
+    def data_file(self, relative: Path) -> Path:
+        """A file of the `data` section: under `data.dir`, else under the repository's own data folder."""
+        own = REPOSITORY / "data" / relative
+        in_data_dir = self.data.dir / relative
+        return own if not in_data_dir.exists() and own.exists() else in_data_dir
+
+    def deciding_fields(self) -> dict[str, Any]:
+        """Dotted names and values of what decides the trained weights: not where output goes, nor how ranks meet."""
+        sections = self.model_dump(mode="json", exclude={"output": True, "distributed": True, "data": {"dir"}})
+        return {
+            (f"{section}.{name}" if name else section): value
+            for section, content in sections.items()
+            for name, value in (content.items() if isinstance(content, dict) else [("", content)])
+        }
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A RunConfig and, for every field that is not a default, where its value came from."""
+
+    config: RunConfig
+    sources: Mapping[str, str]
+    recipe: str
+
+    def source_of(self, field: str) -> str:
+        return self.sources.get(field) or self.sources.get(field.partition(".")[0], "default")
+
+    def dump(self) -> dict[str, Any]:
+        """What `config.resolved.json` holds: every field with its value and source."""
+        return {
+            "recipe": self.recipe,
+            "config": self.config.model_dump(mode="json"),
+            "sources": {name: self.source_of(name) for name in field_names()},
+        }
+
+
+def field_names() -> list[str]:
+    """Every field, dotted, in the order of the classes: `seed`, `model.name`, ..."""
+    return [
+        dotted
+        for section, info in RunConfig.model_fields.items()
+        for dotted in (
+            [f"{section}.{name}" for name in info.annotation.model_fields]
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+            else [section]
+        )
+    ]
+
+
+def resolve_config(
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> ResolvedConfig:
+    """Load a recipe and lay environment and `key=value` overrides over it.
+
+    Raises:
+        ConfigError: unknown recipe or key (the nearest known one is named), or a value of the wrong type or range.
+    """
+    recipe = recipe or environment.get("RECIPE") or DEFAULT_RECIPE
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = recipe_path(recipe)
+    for source, values in [
+        (f"recipe {path.name}", dict(_flatten(_load_recipe(path)))),
+        ("environment", {ENVIRONMENT[name]: environment[name] for name in ENVIRONMENT if environment.get(name)}),
+        ("command line", dict(map(parse_override, overrides))),
+    ]:
+        for field, value in values.items():
+            _set(merged, field, value, source)
+            sources[field] = f"{source} {_environment_name(field)}".strip() if source == "environment" else source
+    try:
+        return ResolvedConfig(RunConfig.model_validate(merged), sources, path.stem)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem, sources) for problem in error.errors())) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Read a `key=value` argument; the value is YAML, so numbers, lists and null are what they look like.
+
+    >>> parse_override("optim.epochs=2")
+    ('optim.epochs', 2)
+    """
+    field, separator, value = text.partition("=")
+    if not separator or not field:
+        raise ConfigError(f"'{text}' is not of the form key=value", "For example: optim.epochs=2.")
+    try:
+        return field, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of '{field}' is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_path(recipe: str) -> Path:
+    """A recipe by name (`laptop`) or by path (`my/recipe.yaml`)."""
+    if recipe.endswith((".yaml", ".yml")):
+        path = Path(recipe)
+        if not path.is_file():
+            raise ConfigError(f"recipe file {path} does not exist")
+        return path
+    if recipe not in recipe_names():
+        raise ConfigError(
+            f"unknown recipe '{recipe}'", f"{_nearest(recipe, recipe_names())}Known: {', '.join(recipe_names())}."
+        )
+    return RECIPES / f"{recipe}.yaml"
+
+
+def _load_recipe(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe {path} holds no settings; it must be a mapping of sections")
+    return content
+
+
+def _flatten(content: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Two levels of a recipe as dotted names: {'optim': {'epochs': 2}} -> ('optim.epochs', 2)."""
+    for section, value in content.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{section}.{name}", inner) for name, inner in value.items())
+        elif value is not None:
+            yield str(section), value
+
+
+def _set(merged: dict[str, Any], field: str, value: Any, source: str) -> None:
+    """Set a dotted field in nested dictionaries, refusing names that no RunConfig has."""
+    parts = field.split(".")
+    known = field_names()
+    open_ended = parts[0] == "trl" or field.startswith(("model.random_init.", "data.template_variables."))
+    if field not in known and not open_ended:
+        raise ConfigError(f"unknown key '{field}' ({source})", f"{_nearest(field, known)}See --help for all keys.")
+    for part in parts[:-1]:
+        merged = merged.setdefault(part, {})
+    merged[parts[-1]] = value
+
+
+def _environment_name(field: str) -> str:
+    return next(name for name, target in ENVIRONMENT.items() if target == field)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """'Did you mean ...? ' by the whole dotted name, else by its last part, else nothing."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not matches:
+        last_parts = {field.rpartition(".")[2]: field for field in known}
+        close = difflib.get_close_matches(name.rpartition(".")[2], list(last_parts), n=1, cutoff=0.6)
+        matches = [last_parts[match] for match in close]
+    return f"Did you mean '{matches[0]}'? " if matches else ""
+
+
+def _explain(problem: Any, sources: Mapping[str, str]) -> str:
+    """One pydantic error as 'field: what is wrong (value, source)'."""
+    field = ".".join(str(part) for part in problem["loc"][:2])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{field}: {message}, not {problem['input']!r} ({sources.get(field, 'default')})"

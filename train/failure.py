@@ -1,0 +1,187 @@
+"""How a run fails: exit codes, the exceptions that carry them, and the record of a failure.
+
+Kubernetes' `ExitCode` restart policy treats 1-127 as permanent and 128-255 as worth another try; the codes follow it.
+This file imports no torch, so that a bad command line fails in milliseconds.
+"""
+
+import enum
+import errno
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data.schema import DataError
+from data.tokenizer import TemplateError
+
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+class ExitCode(enum.IntEnum):
+    DONE = 0
+    BUG = 1
+    CONFIG = 2
+    DATA = 3
+    MODEL = 4
+    MEMORY = 5
+    DIVERGED = 6
+    INTERRUPTED = 130
+    STOPPED = 143
+    PEER = 203
+    STORAGE = 204
+
+
+class Phases:
+    """Named stretches of a run with their seconds; the one under way is what a failure is reported in."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.current = "configuration"
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.current = name
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 3)
+
+
+class RunError(Exception):
+    """A failure with a known cause. Subclasses fix the exit code; `remedy` says what to do, in one sentence."""
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}. {remedy}" if remedy else problem)
+        self.problem, self.remedy = problem, remedy
+
+
+class ConfigError(RunError):
+    exit_code = ExitCode.CONFIG
+
+
+class BadDataError(RunError):
+    exit_code = ExitCode.DATA
+
+
+class ModelError(RunError):
+    exit_code = ExitCode.MODEL
+
+
+class DivergedError(RunError):
+    exit_code = ExitCode.DIVERGED
+
+
+class PeerLostError(RunError):
+    exit_code = ExitCode.PEER
+
+
+class StorageError(RunError):
+    exit_code = ExitCode.STORAGE
+
+
+# Messages of the collective libraries when another rank died or the network between ranks broke.
+_PEER_MESSAGES = re.compile(
+    r"\[.*gloo|connection (reset|closed|refused) by (remote )?peer|nccl.*(timeout|abort|remote)",
+    re.IGNORECASE,
+)
+_MEMORY_MESSAGES = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+_STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV}
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code of any exception.
+
+    >>> exit_code_of(ConfigError("no such recipe"))
+    <ExitCode.CONFIG: 2>
+    >>> exit_code_of(OSError(28, "No space left on device"))
+    <ExitCode.STORAGE: 204>
+    >>> exit_code_of(RuntimeError("[gloo] Connection closed by peer"))
+    <ExitCode.PEER: 203>
+    """
+    if isinstance(error, RunError):
+        return error.exit_code
+    if isinstance(error, DataError):
+        return ExitCode.DATA
+    if isinstance(error, TemplateError):
+        return ExitCode.MODEL
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY_MESSAGES.search(str(error))):
+        return ExitCode.MEMORY
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+        return ExitCode.STORAGE
+    if _is_torch_error(error, "DistError") or (isinstance(error, RuntimeError) and _PEER_MESSAGES.search(str(error))):
+        return ExitCode.PEER
+    return ExitCode.BUG
+
+
+def _is_torch_error(error: BaseException, class_name: str) -> bool:
+    """isinstance by name: this file must not import torch."""
+    return any(base.__name__ == class_name for base in type(error).__mro__)
+
+
+_REMEDIES = {
+    ExitCode.MEMORY: "Lower optim.batch_size (and raise optim.accumulation_steps), or data.max_length_tokens.",
+    ExitCode.PEER: "Look at the other ranks' logs: the first one to fail says why.",
+    ExitCode.STORAGE: "Free space on the output volume, or point output.dir at another one.",
+    ExitCode.BUG: "The traceback above shows where; this is a bug in the program, or an input it should have refused.",
+}
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """What `failure.json` holds."""
+
+    phase: str
+    failure_class: str
+    exit_code: int
+    rank: int
+    message: str
+    remedy: str
+
+    def line(self) -> str:
+        remedy = f" {self.remedy}" if self.remedy and self.remedy not in self.message else ""
+        verdict = f"[exit {self.exit_code}: {self.failure_class}]"
+        return f"error: rank {self.rank}, {self.phase}: {self.message}{remedy} {verdict}"
+
+
+def describe_failure(error: BaseException, phase: str, rank: int) -> FailureRecord:
+    code = exit_code_of(error)
+    message = " ".join(str(error).split()) or type(error).__name__
+    return FailureRecord(
+        phase=phase,
+        failure_class=code.name.lower(),
+        exit_code=int(code),
+        rank=rank,
+        message=message,
+        remedy=getattr(error, "remedy", "") or _REMEDIES.get(code, ""),
+    )
+
+
+def report_failure(error: BaseException, *, phase: str, rank: int, run_folder: Path | None) -> ExitCode:
+    """Tell people and Kubernetes why the run ended: stderr, `failure.json`, the termination log."""
+    record = describe_failure(error, phase, rank)
+    if record.exit_code == ExitCode.BUG:
+        traceback.print_exception(error)
+    print(record.line(), file=sys.stderr, flush=True)
+    if os.access(TERMINATION_LOG, os.W_OK):
+        TERMINATION_LOG.write_text(record.line()[:4096])
+    if run_folder is not None and run_folder.is_dir():
+        _write_first_cause(run_folder / "failure.json", record)
+    return ExitCode(record.exit_code)
+
+
+def _write_first_cause(path: Path, record: FailureRecord) -> None:
+    """Write the record, unless a record of the cause is there and this rank merely lost that peer."""
+    if path.exists() and record.exit_code == ExitCode.PEER:
+        return
+    half_written = path.with_name(f".{path.name}.{record.rank}")
+    half_written.write_text(json.dumps(asdict(record), indent=2) + "\n")
+    half_written.replace(path)

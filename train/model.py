@@ -1,0 +1,192 @@
+"""Base weights and tokenizer: where they come from, in which precision they are held, what identifies them."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+from data.render import check_template
+from data.tokenizer import TemplateError, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
+from train.artifacts import sha256_of
+from train.config import ModelConfig, RunConfig
+from train.failure import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# transformers' configuration defaults are exactly these published models, so their sizes need no network.
+KNOWN_ARCHITECTURES = {"HuggingFaceTB/SmolLM3-3B": "smollm3", "HuggingFaceTB/SmolLM3-3B-Base": "smollm3"}
+WEIGHT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def pick_precision(config: ModelConfig) -> torch.dtype:
+    """The type frozen weights and matrix products use: bf16 on a GPU that has it, fp32 otherwise, or as configured."""
+    if config.precision == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+
+
+def pick_attention(config: ModelConfig) -> str:
+    """flash_attention_2 on a GPU where it is installed and the weights are bf16, else sdpa; or as configured.
+
+    Raises:
+        ModelError: flash_attention_2 was asked for where it cannot run.
+    """
+    usable = is_flash_attn_2_available() and torch.cuda.is_available() and pick_precision(config) == torch.bfloat16
+    if config.attention == "flash_attention_2" and not usable:
+        raise ModelError(
+            "model.attention=flash_attention_2 needs a CUDA device, bf16 and the flash-attn package",
+            "Use model.attention=auto, which falls back to sdpa.",
+        )
+    if config.attention == "auto":
+        return "flash_attention_2" if usable else "sdpa"
+    return config.attention
+
+
+def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, its chat template frozen and checked.
+
+    Raises:
+        ModelError: no such model, or its template cannot be trained on.
+    """
+    try:
+        tokenizer = load_chat_tokenizer(
+            config.model.name, config.data.template_date, config.data.template_variables, config.model.revision
+        )
+    except TemplateError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a folder or repository without tokenizer files
+        raise _not_loadable(config.model, error) from error
+    check_template(tokenizer)
+    return tokenizer
+
+
+def local_weights(config: ModelConfig) -> Path:
+    """A folder on this machine with the model's safetensors; downloads or converts them once where needed.
+
+    Raises:
+        ModelError: the model cannot be had.
+    """
+    try:
+        gguf_file = gguf_file_of(config.name)
+        if gguf_file is not None:
+            return _converted_gguf(gguf_file)
+        if Path(config.name).is_dir():
+            return Path(config.name)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=WEIGHT_FILES))
+    except OSError as error:
+        raise _not_loadable(config, error) from error
+
+
+def _not_loadable(config: ModelConfig, error: Exception) -> ModelError:
+    offline = " (offline: the hub is not asked)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    reason = str(error).strip().splitlines()[0]
+    return ModelError(
+        f"model '{config.name}' cannot be loaded{offline}: {reason}",
+        "Name a hub id, a folder with config.json and safetensors, a .gguf file, or 'embedded'; "
+        "a gated model needs HF_TOKEN.",
+    )
+
+
+def _converted_gguf(gguf_file: Path) -> Path:
+    """Weights of a GGUF file as fp32 safetensors, de-quantised once (15 s); concurrent callers wait for the first."""
+    folder = gguf_cache_dir(gguf_file) / "model"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            print(f"converting {gguf_file.name} once, into {folder}", flush=True)
+            half_written = folder.with_name(f".model.{os.getpid()}")
+            _dequantised(gguf_file).save_pretrained(half_written)
+            half_written.rename(folder)
+    return folder
+
+
+def _dequantised(gguf_file: Path) -> PreTrainedModel:
+    """The GGUF file's model as a plain fp32 one; the one transformers reads counts as quantised and cannot be saved."""
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        read = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
+    config = AutoConfig.for_model(**{**read.config.to_dict(), "quantization_config": None})
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(read.state_dict())
+    plain.generation_config = read.generation_config
+    return plain
+
+
+def load_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> PreTrainedModel:
+    """The base model on this rank's device, in eval mode.
+
+    Raises:
+        ModelError: the weights cannot be had, or do not belong to the tokenizer.
+    """
+    kwargs: dict[str, Any] = {
+        "dtype": pick_precision(config.model),
+        "attn_implementation": pick_attention(config.model),
+    }
+    if config.model.random_init is not None:
+        architecture = random_architecture(config.model, tokenizer)
+        torch.manual_seed(config.seed)
+        model = AutoModelForCausalLM.from_config(architecture, **kwargs)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(local_weights(config.model), **kwargs)
+    if model.get_input_embeddings().num_embeddings < len(tokenizer):
+        raise ModelError(
+            f"the tokenizer of '{config.model.name}' has {len(tokenizer)} tokens, its model only "
+            f"{model.get_input_embeddings().num_embeddings} embeddings"
+        )
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(pick_device()).eval()
+
+
+def random_architecture(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> PretrainedConfig:
+    """The architecture `model.random_init` describes, with the tokenizer's vocabulary."""
+    overrides = dict(config.random_init or {})
+    return AutoConfig.for_model(
+        overrides.pop("model_type", "llama"),
+        vocab_size=overrides.pop("vocab_size", len(tokenizer)),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **overrides,
+    )
+
+
+def architecture_without_weights(config: RunConfig) -> PretrainedConfig:
+    """The model's configuration alone, from this machine if it is here; for sizes, not for training.
+
+    Raises:
+        ModelError: the architecture is unknown and the hub cannot be asked.
+    """
+    if config.model.random_init is not None:
+        return random_architecture(config.model, load_tokenizer(config))
+    try:
+        gguf_file = gguf_file_of(config.model.name)
+        if gguf_file is not None:
+            return AutoConfig.from_pretrained(_converted_gguf(gguf_file))
+        if config.model.name in KNOWN_ARCHITECTURES:
+            return AutoConfig.for_model(KNOWN_ARCHITECTURES[config.model.name])
+        return AutoConfig.from_pretrained(config.model.name, revision=config.model.revision)
+    except (OSError, ValueError) as error:  # ValueError: a folder or repository without a known config.json
+        raise _not_loadable(config.model, error) from error
+
+
+def model_fingerprint(config: RunConfig) -> str:
+    """Hash of the base weights: of the files' contents, or of architecture and seed where weights are random."""
+    if config.model.random_init is not None:
+        facts = json.dumps([config.model.random_init, config.seed], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
+    digests = [sha256_of(path) for path in sorted(local_weights(config.model).glob("*.safetensors"))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""The story of one run, top to bottom: configuration -> ranks -> data -> model -> training -> publication -> demo."""
+
+import gc
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from train.adapt import ParameterCount, adapt, master_weights_in_fp32
+from train.artifacts import RunFolder, write_json
+from train.config import ResolvedConfig, RunConfig
+from train.distributed import Topology, join
+from train.failure import Phases
+from train.metrics import Recorder, pick_display
+from train.model import load_model, load_tokenizer, pick_precision
+from train.publish import Publication, publish
+from train.resume import begin, run_identity
+from train.sft import ChatTrainer, build_trainer, refuse_nonsense, steps_per_epoch
+from train.summary import describe_setup, summary, write_demo
+from train.tokens import TrainingData, load_training_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
+    """Train one model and leave a complete run folder; a finished one is left as it is."""
+    config, folder = resolved.config, RunFolder(resolved.config.output.dir)
+    quieten_libraries(is_main=topology.is_main)
+
+    with phases("rendezvous"):
+        ranks = join(topology, config.distributed)
+    with phases("data"):
+        tokenizer = load_tokenizer(config)
+        data = load_training_data(config, tokenizer)
+        refuse_nonsense(config, world_size=topology.world_size, num_train_rows=len(data.train.rows))
+    with phases("agreement"):
+        identity = run_identity(config, data, topology.world_size)
+        ranks.agree("run shape", identity, config.distributed.rendezvous_timeout_seconds)
+        beginning, checkpoint = begin(resolved, folder, identity, ranks)
+        if checkpoint is not None:
+            say(topology, f"resuming from {checkpoint}")
+    if beginning == "finished":
+        say(topology, f"{folder.root} holds this very run, finished. Set output.if_exists=fresh to train it again.")
+        return
+    with phases("model"):
+        transformers.set_seed(config.seed)
+        model = load_model(config, tokenizer)
+        parameters = adapt(model, config.adapt)
+        master_weights_in_fp32(model)
+        say(topology, describe_setup(config, data, parameters, topology.world_size))
+    with phases("training"):
+        recorder = make_recorder(config, data, folder, topology, resumed=checkpoint is not None)
+        trainer = build_trainer(
+            config,
+            model=model,
+            tokenizer=tokenizer,
+            train_rows=data.train,
+            validation_rows=data.validation,
+            folder=folder,
+            world_size=topology.world_size,
+            callbacks=[recorder],
+            evaluate_first=checkpoint is None,
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        ranks.leave()
+    if topology.is_main:
+        finish(resolved, folder, trainer, tokenizer, data, parameters, recorder, identity, phases)
+
+
+def finish(
+    resolved: ResolvedConfig,
+    folder: RunFolder,
+    trainer: ChatTrainer,
+    tokenizer: "PreTrainedTokenizerBase",
+    data: TrainingData,
+    parameters: ParameterCount,
+    recorder: Recorder,
+    identity: dict[str, Any],
+    phases: Phases,
+) -> None:
+    """What rank 0 does alone once training is over: publish the best model, ask it the demo questions, sum up."""
+    config, model = resolved.config, trainer.model
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with phases("publication"):
+        recorder.enter("publication")
+        best_step = trainer.load_best()
+        facts = {"base_model": config.model.name, "best_step": best_step, "identity": identity}
+        publication = Publication(data.system_prompt, data.demo_questions[0], facts)
+        publish(model, tokenizer, folder, publication, pick_precision(config.model))
+    del trainer
+    gc.collect()
+    if config.output.demo:
+        with phases("demo"):
+            recorder.enter("demo")
+            write_demo(config, folder, model, tokenizer, data)
+    write_json(folder.summary, summary(resolved, data, parameters, recorder, identity, phases, best_step))
+    recorder.enter("done", percent=100.0, seconds_left=0)
+
+
+def make_recorder(
+    config: RunConfig, data: TrainingData, folder: RunFolder, topology: Topology, *, resumed: bool
+) -> Recorder:
+    num_rows = len(data.train.rows)
+    return Recorder(
+        num_rows=num_rows,
+        num_tokens=data.train.num_tokens,
+        effective_batch_size=config.effective_batch_size(topology.world_size),
+        steps_between_evaluations=config.evaluation.every_steps
+        or steps_per_epoch(config, world_size=topology.world_size, num_train_rows=num_rows),
+        folder=folder if topology.is_main else None,
+        display=pick_display(config.output.log_every_steps) if topology.is_main else None,
+        resumed=resumed,
+    )
+
+
+def quieten_libraries(*, is_main: bool) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_warning() if is_main else transformers.utils.logging.set_verbosity_error()
+
+
+def say(topology: Topology, text: str) -> None:
+    if topology.is_main:
+        print(text, flush=True)

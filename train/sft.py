@@ -1,0 +1,297 @@
+"""RunConfig -> TRL's SFTConfig and SFTTrainer, with three things made exact.
+
+- Training rows are dealt by `EpochBatches`: the same rows in every step for any world size, none dropped or repeated.
+- The evaluation loss is the mean over label tokens of the whole validation set, not a mean of batch means.
+- A checkpoint holds what trains, and counts once it is committed.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from data.render import IGNORE_INDEX, RenderedRow
+from train import resume
+from train.adapt import load_trainable, trainable_parameters
+from train.artifacts import RunFolder
+from train.batches import NO_ROW, EpochBatches
+from train.config import RunConfig
+from train.failure import ConfigError
+from train.label_loss import add_label_scores
+from train.model import pick_device, pick_precision
+from train.tokens import TokenisedRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BEST_WEIGHTS = "best.safetensors"
+
+
+def sft_options(config: RunConfig, *, world_size: int, num_train_rows: int, folder: RunFolder) -> dict[str, Any]:
+    """The SFTConfig options this configuration decides; `config.trl` may add others, never these."""
+    steps = total_steps(config, world_size=world_size, num_train_rows=num_train_rows)
+    on_cpu = pick_device().type == "cpu"
+    return {
+        "output_dir": str(folder.checkpoints),
+        "seed": config.seed,
+        "num_train_epochs": config.optim.epochs,
+        "per_device_train_batch_size": config.optim.batch_size,
+        "gradient_accumulation_steps": config.optim.accumulation_steps,
+        "learning_rate": config.learning_rate_at(world_size),
+        "lr_scheduler_type": config.optim.schedule,
+        "warmup_steps": warmup_steps(config, steps),
+        "weight_decay": config.optim.weight_decay,
+        "max_grad_norm": config.optim.max_grad_norm,
+        "gradient_checkpointing": config.optim.gradient_checkpointing,
+        "bf16": pick_precision(config.model) == torch.bfloat16,
+        "use_cpu": on_cpu,
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": config.distributed.collective_timeout_seconds,
+        "eval_strategy": "steps" if config.evaluation.every_steps else "epoch",
+        "eval_steps": config.evaluation.every_steps,
+        "per_device_eval_batch_size": config.evaluation.batch_size,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "save_strategy": "steps" if config.output.checkpoint_every_steps else "epoch",
+        "save_steps": config.output.checkpoint_every_steps or 500,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # the filter would replace a NaN loss by the running mean
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_length": None,  # rows are cut, and counted, before they come here
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+
+
+def steps_per_epoch(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
+    """Optimizer steps in one epoch; the last may be smaller."""
+    return -(-num_train_rows // config.effective_batch_size(world_size))
+
+
+def total_steps(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
+    return steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows) * config.optim.epochs
+
+
+def warmup_steps(config: RunConfig, num_steps: int) -> int:
+    return round(config.optim.warmup_fraction * num_steps)
+
+
+def refuse_nonsense(config: RunConfig, *, world_size: int, num_train_rows: int) -> None:
+    """Stop before a run that would train nothing, or not what its settings say (ConfigError, with the numbers)."""
+    per_epoch = steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows)
+    steps = per_epoch * config.optim.epochs
+    if num_train_rows < config.effective_batch_size(world_size):
+        raise ConfigError(
+            f"{num_train_rows} training rows do not fill one effective batch of "
+            f"{config.effective_batch_size(world_size)} (batch_size {config.optim.batch_size} x accumulation_steps "
+            f"{config.optim.accumulation_steps} x {world_size} ranks)",
+            "Lower optim.batch_size or optim.accumulation_steps, or add data.",
+        )
+    if warmup_steps(config, steps) >= steps:
+        raise ConfigError(
+            f"optim.warmup_fraction={config.optim.warmup_fraction} is {warmup_steps(config, steps)} warm-up steps of "
+            f"{steps} in all: the learning rate would never be reached",
+            "Lower optim.warmup_fraction or raise optim.epochs.",
+        )
+    for name, interval in [
+        ("evaluation.every_steps", config.evaluation.every_steps),
+        ("output.checkpoint_every_steps", config.output.checkpoint_every_steps),
+    ]:
+        if interval is not None and interval > steps:
+            raise ConfigError(f"{name}={interval} is never reached: the run has {steps} steps", f"Lower {name}.")
+
+
+def make_sft_config(options: Mapping[str, Any], extra: Mapping[str, Any]) -> SFTConfig:
+    """SFTConfig from our options and the recipe's `trl` mapping.
+
+    Raises:
+        ConfigError: an option TRL does not know, one that has a field of its own, or a value TRL refuses.
+    """
+    known = [field.name for field in dataclasses.fields(SFTConfig) if field.init]
+    for name in extra:
+        if name in options:
+            raise ConfigError(f"trl.{name} is decided elsewhere in the configuration (it would be {options[name]!r})")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(f"unknown TRL option 'trl.{name}'", f"Did you mean 'trl.{near[0]}'?" if near else "")
+    try:
+        return SFTConfig(**options, **extra)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"TRL refuses these options: {error}") from error
+
+
+def as_dataset(rows: TokenisedRows) -> Dataset:
+    """The rows as TRL wants to be handed them; batches are then made from `RowDataset`, not from this."""
+    return Dataset.from_list([dataclasses.asdict(row) for row in rows.rows])
+
+
+class RowDataset(torch.utils.data.Dataset[dict[str, list[int]]]):
+    """Rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step."""
+
+    def __init__(self, rows: Sequence[RenderedRow]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        if index == NO_ROW:
+            ids = self.rows[0].input_ids[:2]
+            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids)}
+        return {"input_ids": self.rows[index].input_ids, "labels": self.rows[index].labels}
+
+
+class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
+    """A DataLoader that tells its batch sampler which epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class ChatTrainer(SFTTrainer):
+    """SFTTrainer with exact batches, exact evaluation and committed checkpoints of the trainable part."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        train_rows: TokenisedRows,
+        validation_rows: TokenisedRows,
+        **kwargs: Any,
+    ) -> None:
+        self.config, self.folder = config, folder
+        self._label_counts: torch.Tensor | None = None  # [predicted right, all] since the last log
+        self.train_rows = RowDataset(train_rows.rows)
+        self.validation_order = sorted(validation_rows.rows, key=lambda row: -len(row.input_ids))
+        super().__init__(train_dataset=as_dataset(train_rows), eval_dataset=as_dataset(validation_rows), **kwargs)
+        self.remove_callback(PrinterCallback)
+        add_label_scores(self.model)
+
+    def get_train_dataloader(self) -> EpochLoader:
+        batches = EpochBatches(
+            len(self.train_rows),
+            batch_size=self.args.per_device_train_batch_size,
+            num_ranks=self.args.world_size,
+            rank=self.args.process_index,
+            seed=self.args.seed,
+        )
+        return EpochLoader(self.train_rows, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Mean loss over the label tokens of the whole step: of every rank and every micro-batch."""
+        scores = model(**inputs, score_labels=True)
+        counts = torch.stack([scores.num_correct, scores.num_labels])
+        self._label_counts = counts if self._label_counts is None else self._label_counts + counts
+        # Each rank's gradient is averaged over the ranks by DDP; the divisor counts the labels of all of them.
+        return scores.summed_loss / num_items_in_batch.clamp(min=1) * self.args.world_size
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the share of label tokens predicted right since the last log, over all ranks."""
+        if "loss" in logs and self._label_counts is not None:
+            num_correct, num_labels = self.accelerator.reduce(self._label_counts).tolist()
+            logs["token_accuracy"] = num_correct / max(1, num_labels)
+            self._label_counts = None
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Mean negative log-likelihood of the validation set's label tokens, in nats per token; every rank gets it."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64)  # [sum of losses, number of label tokens]
+        mine = self.validation_order[self.args.process_index :: self.args.world_size]
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(mine), size):
+            total += self._summed_loss(RowDataset(mine[start : start + size]))
+        if self.args.world_size > 1:
+            dist.all_reduce(total)
+        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _summed_loss(self, rows: RowDataset) -> torch.Tensor:
+        """[sum of losses, number of label tokens] of one batch, on the CPU in float64."""
+        batch = self._prepare_inputs(self.data_collator([rows[index] for index in range(len(rows))]))
+        with self.accelerator.autocast():
+            scores = self.model(**batch, score_labels=True)
+        return torch.stack([scores.summed_loss.double(), scores.num_labels.double()]).cpu()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.should_save:
+            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._save_trainable(self.folder.checkpoints / BEST_WEIGHTS)
+        return is_best
+
+    def _save_trainable(self, path: Path) -> None:
+        tensors = {name: p.detach().contiguous() for name, p in trainable_parameters(self.model).items()}
+        half_written = path.with_name(f".{path.name}.new")
+        save_file(tensors, half_written, metadata={"step": str(self.state.global_step)})
+        half_written.replace(path)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """1. every rank its RNG state, 2. rank 0 all else, 3. all are done, 4. the marker, 5. older ones go."""
+        checkpoint = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        self._save_rng_state(str(checkpoint))
+        if self.args.should_save:
+            self._save_trainable(checkpoint / resume.TRAINABLE_WEIGHTS)
+            self._save_optimizer_and_scheduler(str(checkpoint))
+            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+        if self.args.world_size > 1:
+            dist.barrier()
+        if self.args.should_save:
+            resume.commit(checkpoint)
+            resume.prune(self.folder, self.config.output.keep_checkpoints)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
+        load_trainable(self.model, load_file(Path(resume_from_checkpoint) / resume.TRAINABLE_WEIGHTS))
+
+    def load_best(self) -> int:
+        """Put the best weights by evaluation loss back into the model (rank 0); returns the step they are from."""
+        load_trainable(self.model, load_file(self.folder.checkpoints / BEST_WEIGHTS))
+        return int(self.state.best_global_step or self.state.global_step)
+
+
+def build_trainer(
+    config: RunConfig,
+    *,
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    train_rows: TokenisedRows,
+    validation_rows: TokenisedRows,
+    folder: RunFolder,
+    world_size: int,
+    callbacks: Sequence[TrainerCallback] = (),
+    evaluate_first: bool = True,
+) -> ChatTrainer:
+    """The trainer of one run. `evaluate_first` measures the original model before step 1."""
+    options = sft_options(config, world_size=world_size, num_train_rows=len(train_rows.rows), folder=folder)
+    return ChatTrainer(
+        config,
+        folder,
+        train_rows,
+        validation_rows,
+        model=model,
+        args=make_sft_config({**options, "eval_on_start": evaluate_first}, config.trl),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+        callbacks=list(callbacks),
+    )
