@@ -202,8 +202,14 @@ def _drop_near_duplicates(
         if kept[later] and kept[earlier] and _says_the_same(rows, later, earlier, min_jaccard):
             kept[later] = False
             tally.drop(NEAR_DUPLICATE, f"{rows.place(later)}: says the same as {rows.place(earlier)}")
-    search = {"comparisons": len(candidates), "comparisons_skipped": candidates.num_skipped}
-    return kept, {"near_duplicates": asdict(banding_for(min_jaccard)) | search}
+    banding = banding_for(min_jaccard)
+    search = {
+        "hashes_per_band": list(banding.hashes_per_band),
+        "min_equal_bytes": banding.min_equal_bytes,
+        "comparisons": len(candidates),
+        "comparisons_skipped": candidates.num_skipped,
+    }
+    return kept, {"near_duplicates": search}
 
 
 def _row_words(rows: SpilledRows, progress: ProgressReport) -> Iterator[frozenset[str]]:

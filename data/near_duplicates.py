@@ -25,7 +25,7 @@ NUM_HASHES = 128
 MAX_HASHES_PER_BAND = 8  # bytes of a 64-bit key
 MAX_MISS_PROBABILITY = 2e-5  # for a pair just as similar as asked for; a smaller one costs more comparisons
 # How many earlier texts of a crowded band a text is compared with, besides the band's first one. Near texts share
-# many bands and stand in different places there, so what one band skips another finds.
+# many bands, so what one skips another finds.
 MAX_NEIGHBOURS = 64
 TEXTS_PER_BATCH = 8192
 PAIRS_PER_BATCH = 65_536
@@ -158,23 +158,24 @@ def signatures(word_sets: Iterable[AbstractSet[str]]) -> Signatures:
 class Banding:
     """How signatures are cut into bands, and in how many bytes a pair must agree to be worth comparing."""
 
-    hashes_per_band: int
-    num_bands: int
+    hashes_per_band: tuple[int, ...]  # one number per cut
     min_equal_bytes: int
 
 
 def banding_for(min_jaccard: float) -> Banding:
-    """The most selective banding that misses a pair of that similarity seldom enough.
+    """The cut with the longest bands that misses a pair of that similarity seldom enough, and the finest cut.
 
-    >>> banding_for(0.9)
-    Banding(hashes_per_band=7, num_bands=18, min_equal_bytes=99)
+    The finest cut finds pairs of nearly equal texts in bands that are too crowded in the other one.
+
+    >>> banding_for(0.8)
+    Banding(hashes_per_band=(4, 8), min_equal_bytes=82)
     """
-    hashes_per_band = max(
+    safe = max(
         size
         for size in range(1, MAX_HASHES_PER_BAND + 1)
         if size == 1 or (1 - min_jaccard**size) ** (NUM_HASHES // size) <= MAX_MISS_PROBABILITY
     )
-    return Banding(hashes_per_band, NUM_HASHES // hashes_per_band, _min_equal_bytes(min_jaccard))
+    return Banding(tuple(sorted({safe, MAX_HASHES_PER_BAND})), _min_equal_bytes(min_jaccard))
 
 
 def _min_equal_bytes(min_jaccard: float) -> int:
@@ -208,14 +209,13 @@ def candidate_pairs(signatures: Signatures, min_jaccard: float) -> Candidates:
     num_texts, num_skipped = len(signatures), 0
     banding = banding_for(min_jaccard)
     found = np.empty(0, np.int64)  # pairs as later text * num_texts + earlier text
-    for band in range(banding.num_bands):
-        keys = _band_keys(signatures, band, banding.hashes_per_band)
+    for keys in _band_keys(signatures, banding):
         order = np.argsort(keys, kind="stable")
         num_skipped += _count_skipped(keys)
         similar = [found]
         for later, earlier in _band_pairs(order, keys[order]):
-            num_equal = np.count_nonzero(signatures[later] == signatures[earlier], axis=1)
-            agree = num_equal >= banding.min_equal_bytes
+            num_equal_bytes = (signatures[later] == signatures[earlier]).sum(axis=1, dtype=np.uint8)
+            agree = num_equal_bytes >= banding.min_equal_bytes
             similar.append(later[agree] * num_texts + earlier[agree])
         found = _sorted_unique(np.concatenate(similar))
     return Candidates(np.stack(np.divmod(found, max(num_texts, 1)), axis=1), num_skipped)
@@ -227,11 +227,13 @@ def _sorted_unique(values: Indices) -> Indices:
     return ascending[np.diff(ascending, prepend=-1) > 0]
 
 
-def _band_keys(signatures: Signatures, band: int, hashes_per_band: int) -> NDArray[np.uint64]:
-    """The bytes of one band as one number, uint64 (num_texts,)."""
-    padded = np.zeros((len(signatures), MAX_HASHES_PER_BAND), np.uint8)
-    padded[:, :hashes_per_band] = signatures[:, band * hashes_per_band :][:, :hashes_per_band]
-    return padded.view("<u8")[:, 0]
+def _band_keys(signatures: Signatures, banding: Banding) -> Iterator[NDArray[np.uint64]]:
+    """For each band of each cut its bytes as one number, uint64 (num_texts,)."""
+    for size in banding.hashes_per_band:
+        for start in range(0, NUM_HASHES - size + 1, size):
+            padded = np.zeros((len(signatures), MAX_HASHES_PER_BAND), np.uint8)
+            padded[:, :size] = signatures[:, start : start + size]
+            yield padded.view("<u8")[:, 0]
 
 
 def _band_pairs(order: Indices, sorted_keys: NDArray[np.uint64]) -> Iterator[tuple[Indices, Indices]]:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES, EMBEDDED_MODEL
 from train.failure import ConfigError
@@ -31,6 +40,10 @@ ENVIRONMENT = {
 }
 """Environment variables users rely on (`RECIPE` besides), and the field each one sets."""
 
+# YAML reads the bare words on and off as true and false.
+Switch = Annotated[
+    Literal["auto", "on", "off"], BeforeValidator(lambda value: {True: "on", False: "off"}.get(value, value))
+]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -44,7 +57,9 @@ class ModelConfig(Section):
     random_init: dict[str, Any] | None = Field(
         None, description="architecture overrides; weights are then random, not loaded (smoke tests, benchmarks)"
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 on a GPU that has it, else fp32")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the device has it natively, else fp32"
+    )
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
         "auto", description="auto: flash_attention_2 on a GPU where it is installed, else sdpa"
     )
@@ -88,6 +103,15 @@ class OptimConfig(Section):
     gradient_checkpointing: bool = False
 
 
+class SpeedConfig(Section):
+    """Exact faster paths. auto: where it is exact for this model, else the plain path, saying why; on: or refuse."""
+
+    prefix_sharing: Switch = Field("auto", description="compute what the rows of a batch have in common once")
+    activation_cache: Switch = Field(
+        "auto", description="run the frozen lower layers once per row, not once per epoch; needs prefix sharing"
+    )
+
+
 class EvaluationConfig(Section):
     every_steps: PositiveInt | None = Field(None, description="default: at the end of every epoch")
     batch_size: PositiveInt = 8
@@ -120,6 +144,7 @@ class RunConfig(Section):
     adapt: AdaptConfig = AdaptConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    speed: SpeedConfig = SpeedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
     output: OutputConfig = OutputConfig()

@@ -32,27 +32,40 @@ def pick_device() -> torch.device:
 
 
 def pick_precision(config: ModelConfig) -> torch.dtype:
-    """The type frozen weights and matrix products use: bf16 on a GPU that has it, fp32 otherwise, or as configured."""
+    """The type frozen weights and matrix products use; what trains is held in fp32 in any case.
+
+    auto is bf16 where the device multiplies bf16 matrices natively (a GPU that has it, a CPU with AMX), else fp32.
+    """
     if config.precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if _has_native_bf16() else torch.float32
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
 
 
-def pick_attention(config: ModelConfig) -> str:
-    """flash_attention_2 on a GPU where it is installed and the weights are bf16, else sdpa; or as configured.
+def _has_native_bf16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def pick_attention(config: RunConfig) -> str:
+    """As configured; auto is sdpa, but flash_attention_2 on a GPU where it is installed and prefix sharing is off.
+
+    flash_attention_2 cannot take the mask of a prefix tree, and sharing prefixes saves far more than it does.
 
     Raises:
         ModelError: flash_attention_2 was asked for where it cannot run.
     """
-    usable = is_flash_attn_2_available() and torch.cuda.is_available() and pick_precision(config) == torch.bfloat16
-    if config.attention == "flash_attention_2" and not usable:
+    asked = config.model.attention
+    in_bf16 = pick_precision(config.model) == torch.bfloat16
+    usable = is_flash_attn_2_available() and torch.cuda.is_available() and in_bf16
+    if asked == "flash_attention_2" and not usable:
         raise ModelError(
             "model.attention=flash_attention_2 needs a CUDA device, bf16 and the flash-attn package",
             "Use model.attention=auto, which falls back to sdpa.",
         )
-    if config.attention == "auto":
-        return "flash_attention_2" if usable else "sdpa"
-    return config.attention
+    if asked == "auto":
+        return "flash_attention_2" if usable and config.speed.prefix_sharing == "off" else "sdpa"
+    return asked
 
 
 def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
@@ -134,7 +147,7 @@ def load_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> PreTr
     """
     kwargs: dict[str, Any] = {
         "dtype": pick_precision(config.model),
-        "attn_implementation": pick_attention(config.model),
+        "attn_implementation": pick_attention(config),
     }
     if config.model.random_init is not None:
         architecture = random_architecture(config.model, tokenizer)

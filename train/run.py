@@ -17,6 +17,7 @@ from train.model import load_model, load_tokenizer, pick_precision
 from train.publish import Publication, publish
 from train.resume import begin, run_identity
 from train.sft import ChatTrainer, build_trainer, refuse_nonsense, steps_per_epoch
+from train.speed import choose_path
 from train.summary import describe_setup, summary, write_demo
 from train.tokens import TrainingData, load_training_data
 
@@ -50,7 +51,10 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
         parameters = adapt(model, config.adapt)
         master_weights_in_fp32(model)
         say(topology, describe_setup(config, data, parameters, topology.world_size))
-    with phases("training"):
+    with phases("speed"):
+        path = choose_path(config, model, tokenizer, data, identity["model"], ranks)
+        say(topology, "\n".join(path.report))
+    with phases("training"), path.training(model):
         recorder = make_recorder(config, data, folder, topology, resumed=checkpoint is not None)
         trainer = build_trainer(
             config,
@@ -60,6 +64,7 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
             validation_rows=data.validation,
             folder=folder,
             world_size=topology.world_size,
+            collator=path.collator,
             callbacks=[recorder],
             evaluate_first=checkpoint is None,
         )

@@ -7,7 +7,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import IGNORE_INDEX, RenderedRow
 from train import resume
@@ -28,7 +28,7 @@ from train.artifacts import RunFolder
 from train.batches import NO_ROW, EpochBatches
 from train.config import RunConfig
 from train.failure import ConfigError
-from train.label_loss import add_label_scores
+from train.label_loss import add_label_scores, num_labels
 from train.model import pick_device, pick_precision
 from train.tokens import TokenisedRows
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BEST_WEIGHTS = "best.safetensors"
+
+Batch = dict[str, torch.Tensor]
+Collator = Callable[[list[dict[str, Any]]], Batch]
 
 
 def sft_options(config: RunConfig, *, world_size: int, num_train_rows: int, folder: RunFolder) -> dict[str, Any]:
@@ -136,20 +139,24 @@ def as_dataset(rows: TokenisedRows) -> Dataset:
     return Dataset.from_list([dataclasses.asdict(row) for row in rows.rows])
 
 
-class RowDataset(torch.utils.data.Dataset[dict[str, list[int]]]):
-    """Rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step."""
+class RowDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step.
 
-    def __init__(self, rows: Sequence[RenderedRow]) -> None:
-        self.rows = rows
+    `number` counts a run's rows from `first_number`: by it the activation cache knows a row.
+    """
+
+    def __init__(self, rows: Sequence[RenderedRow], first_number: int = 0) -> None:
+        self.rows, self.first_number = rows, first_number
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if index == NO_ROW:
             ids = self.rows[0].input_ids[:2]
-            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids)}
-        return {"input_ids": self.rows[index].input_ids, "labels": self.rows[index].labels}
+            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids), "number": self.first_number}
+        row = self.rows[index]
+        return {"input_ids": row.input_ids, "labels": row.labels, "number": self.first_number + index}
 
 
 class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
@@ -173,7 +180,7 @@ class ChatTrainer(SFTTrainer):
         self.config, self.folder = config, folder
         self._label_counts: torch.Tensor | None = None  # [predicted right, all] since the last log
         self.train_rows = RowDataset(train_rows.rows)
-        self.validation_order = sorted(validation_rows.rows, key=lambda row: -len(row.input_ids))
+        self.validation_rows = RowDataset(validation_rows.rows, first_number=len(train_rows.rows))
         super().__init__(train_dataset=as_dataset(train_rows), eval_dataset=as_dataset(validation_rows), **kwargs)
         self.remove_callback(PrinterCallback)
         add_label_scores(self.model)
@@ -187,6 +194,16 @@ class ChatTrainer(SFTTrainer):
             seed=self.args.seed,
         )
         return EpochLoader(self.train_rows, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """The micro-batches of one step, and the labels of all ranks in it, which the loss is divided by."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        count = torch.tensor(sum(map(num_labels, batches)), device=device)
+        if self.args.world_size > 1:
+            dist.all_reduce(count)
+        return batches, count
 
     def compute_loss(
         self,
@@ -214,10 +231,12 @@ class ChatTrainer(SFTTrainer):
         """Mean negative log-likelihood of the validation set's label tokens, in nats per token; every rank gets it."""
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64)  # [sum of losses, number of label tokens]
-        mine = self.validation_order[self.args.process_index :: self.args.world_size]
+        lengths = [len(row.input_ids) for row in self.validation_rows.rows]
+        by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        mine = by_length[self.args.process_index :: self.args.world_size]
         size = self.args.per_device_eval_batch_size
         for start in range(0, len(mine), size):
-            total += self._summed_loss(RowDataset(mine[start : start + size]))
+            total += self._summed_loss(mine[start : start + size])
         if self.args.world_size > 1:
             dist.all_reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
@@ -226,9 +245,9 @@ class ChatTrainer(SFTTrainer):
         return metrics
 
     @torch.no_grad()
-    def _summed_loss(self, rows: RowDataset) -> torch.Tensor:
-        """[sum of losses, number of label tokens] of one batch, on the CPU in float64."""
-        batch = self._prepare_inputs(self.data_collator([rows[index] for index in range(len(rows))]))
+    def _summed_loss(self, rows: Sequence[int]) -> torch.Tensor:
+        """[sum of losses, number of label tokens] of some validation rows, on the CPU in float64."""
+        batch = self._prepare_inputs(self.data_collator([self.validation_rows[row] for row in rows]))
         with self.accelerator.autocast():
             scores = self.model(**batch, score_labels=True)
         return torch.stack([scores.summed_loss.double(), scores.num_labels.double()]).cpu()
@@ -279,6 +298,7 @@ def build_trainer(
     validation_rows: TokenisedRows,
     folder: RunFolder,
     world_size: int,
+    collator: Collator,
     callbacks: Sequence[TrainerCallback] = (),
     evaluate_first: bool = True,
 ) -> ChatTrainer:
@@ -292,6 +312,6 @@ def build_trainer(
         model=model,
         args=make_sft_config({**options, "eval_on_start": evaluate_first}, config.trl),
         processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+        data_collator=collator,
         callbacks=list(callbacks),
     )

@@ -30,7 +30,7 @@ def describe_setup(config: RunConfig, data: TrainingData, parameters: ParameterC
     lines = [
         f"model      {config.model.name}, {parameters}",
         f"device     {pick_device()}, {str(pick_precision(config.model)).removeprefix('torch.')}, "
-        f"attention {pick_attention(config.model)}, {world_size} rank(s)",
+        f"attention {pick_attention(config)}, {world_size} rank(s)",
         f"data       {data.facts['train_rows']} training and {data.facts['validation_rows']} validation rows of "
         f"{data.facts['rows']} ({data.facts['truncated_rows']} cut, {data.facts['held_out_rows']} held out)",
         f"batch      {optim.batch_size} x {optim.accumulation_steps} accumulation x {world_size} rank(s) = "
@@ -83,7 +83,7 @@ def summary(
         },
         "data": data.facts,
         "precision": str(pick_precision(resolved.config.model)).removeprefix("torch."),
-        "attention": pick_attention(resolved.config.model),
+        "attention": pick_attention(resolved.config),
         "train_loss": {"first": train_losses[0], "final": train_losses[-1], "best": min(train_losses)},
         "evaluation_loss": {
             "original": evaluation_losses[0],

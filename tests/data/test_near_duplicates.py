@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data.near_duplicates
-from data.near_duplicates import banding_for, is_near_copy, jaccard, normalise, similar_pairs, words
+from data.near_duplicates import is_near_copy, jaccard, normalise, similar_pairs, words
 
 
 @pytest.mark.parametrize(
@@ -102,12 +101,29 @@ def test_other_processes_give_the_same_pairs():
     assert len(outputs) == 1
 
 
-def test_bandings_are_as_selective_as_the_miss_probability_allows():
-    for min_jaccard in (0.8, 0.85, 0.9, 0.95):
-        banding = banding_for(min_jaccard)
-        agree = min_jaccard**banding.hashes_per_band
-        assert (1 - agree) ** banding.num_bands <= data.near_duplicates.MAX_MISS_PROBABILITY
-        assert banding.hashes_per_band * banding.num_bands <= data.near_duplicates.NUM_HASHES
+def test_a_crowded_frame_hides_no_near_copy():
+    chance = random.Random(1)
+    texts = list(
+        dict.fromkeys(
+            f"how do i w{chance.randrange(40)} the w{chance.randrange(40)} w{chance.randrange(40)}" for _ in range(2000)
+        )
+    )
+    sets = [frozenset(text.split()) for text in texts]
+    linked = {later for later, _ in similar_pairs(texts, words, 0.8)}
+    expected = {
+        later
+        for later in range(len(sets))
+        if any(len(sets[later] & earlier) / len(sets[later] | earlier) >= 0.8 for earlier in sets[:later])
+    }
+    assert len(expected) > 300
+    assert linked == expected
+
+
+def test_long_texts_with_another_number_are_no_near_copies():
+    text = " ".join(f"word{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(100))
+    assert is_near_copy(f"{text} 5 minutes", f"{text} 5 moments", 0.9)
+    assert not is_near_copy(f"{text} 5 minutes", f"{text} 50 minutes", 0.9)
+    assert not is_near_copy(f"{text} do move", f"{text} never move", 0.9)
 
 
 def test_jaccard_of_disjoint_sets():

@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_seeds_differ_and_repeat():
         split_examples(numbered(200), validation_fraction=0.1, seed=seed).validation for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_validation_rows_stand_at_drawn_distances():
+    validation = split_examples(numbered(1000), validation_fraction=0.1, seed=42).validation
+    distances = {later - earlier for earlier, later in pairwise(validation)}
+    assert len(distances) > 5
+    assert max(distances) < 20
 
 
 def test_many_topics_of_one_row_keep_the_share():

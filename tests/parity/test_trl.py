@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.tokenizer import load_chat_tokenizer
 from train.adapt import adapt
@@ -49,6 +50,7 @@ def train(trainer_class, folder, monkeypatch):
         validation_rows=data.validation,
         folder=RunFolder(folder),
         world_size=1,
+        collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
         callbacks=[keep],
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,81 @@
+"""Prefix sharing and the activation cache against the plain path, step by step, through the command line."""
+
+import statistics
+
+import pytest
+from safetensors.torch import load_file
+
+TOLERANCE = 1e-5
+COMMON = ("smoke", "data.max_train_rows=27", "optim.scale_learning_rate=false", "output.demo=false")
+ONE = ("optim.batch_size=4", "optim.accumulation_steps=2")
+TWO = ("optim.batch_size=2", "optim.accumulation_steps=2")
+PLAIN = ("speed.prefix_sharing=off", "speed.activation_cache=off")
+SHARED = ("speed.prefix_sharing=on", "speed.activation_cache=off")
+CACHED = ("speed.prefix_sharing=on", "speed.activation_cache=on")
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def plain(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    finished = run("train", *COMMON, *ONE, *PLAIN, f"output.dir={folder}")
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def assert_same(history, plain, other):
+    for kind, names in [("step", ("loss", "grad_norm")), ("evaluation", ("loss",))]:
+        for name in names:
+            one, two = ([record[name] for record in history(folder, kind)] for folder in (plain, other))
+            drifts = [abs(a - b) / abs(a) for a, b in zip(one, two, strict=True)]
+            assert max(drifts) <= TOLERANCE, (kind, name, drifts)
+            assert statistics.mean(drifts) <= TOLERANCE / 2, (kind, name, drifts)
+    one, two = (load_file(folder / "best_model" / "model.safetensors") for folder in (plain, other))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert (one[name] - two[name]).norm() <= 1e-4 * one[name].norm(), name
+
+
+def test_prefix_sharing(run, plain, history, tmp_path):
+    finished = run("train", *COMMON, *ONE, *SHARED, f"output.dir={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    assert "prefix sharing: " in finished.stdout
+    assert_same(history, plain, tmp_path)
+
+
+def test_activation_cache_on_one_process_then_found_by_two(run, plain, history, tmp_path, cache_dir):
+    first = run("train", *COMMON, *ONE, *CACHED, f"output.dir={tmp_path / 'one'}", CACHE_DIR=cache_dir)
+    assert first.returncode == 0, first.stderr
+    assert "activation cache: 2 of 4 layers computed" in first.stdout
+    assert_same(history, plain, tmp_path / "one")
+    arguments = [*COMMON, *TWO, *CACHED, f"output.dir={tmp_path / 'two'}", "--nproc", "2"]
+    second = run("train", *arguments, CACHE_DIR=cache_dir)
+    assert second.returncode == 0, second.stderr
+    assert "activation cache: 2 of 4 layers found" in second.stdout
+    assert_same(history, plain, tmp_path / "two")
+
+
+def test_activation_cache_built_by_four_ranks_together(ranks, plain, history, tmp_path, monkeypatch):
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    batch = ("optim.batch_size=2", "optim.accumulation_steps=1")
+    finished = ranks(4, *COMMON, *batch, *CACHED, f"output.dir={tmp_path / 'run'}")
+    assert [process.returncode for process in finished] == [0, 0, 0, 0], finished[0].stderr
+    assert "layers computed" in finished[0].stdout
+    assert_same(history, plain, tmp_path / "run")
+
+
+def test_where_it_is_not_exact_the_plain_path_is_taken_or_the_run_refused(run, tmp_path, history):
+    tied = ("adapt.head=tied", "optim.epochs=1")
+    fallen_back = run("train", *COMMON, *ONE, *tied, f"output.dir={tmp_path / 'auto'}")
+    assert fallen_back.returncode == 0, fallen_back.stderr
+    assert "no activation cache: the input embedding trains" in fallen_back.stdout
+    refused = run("train", *COMMON, *ONE, *tied, *CACHED, f"output.dir={tmp_path / 'on'}")
+    assert refused.returncode == 2
+    assert "speed.activation_cache=on is not possible here: the input embedding trains" in refused.stderr
+    eager = run("train", *COMMON, *ONE, "model.attention=eager", "optim.epochs=1", f"output.dir={tmp_path / 'eager'}")
+    assert eager.returncode == 0, eager.stderr
+    assert "plain: attention implementation 'eager' cannot take a tree mask" in eager.stdout

@@ -1,0 +1,389 @@
+"""Exact prefix sharing: the rows of a batch become one prefix tree, and a beginning that many share is computed once.
+
+In a causal decoder a token's activations depend on the tokens before it and on nothing else, so rows that begin alike
+share the computation of that beginning. The tree's tokens are laid out as one row in depth-first order; token i may
+attend to token j exactly when j is its ancestor or itself, which is `j <= i < ends[j]`. Position ids are depths, and
+the loss is a list of (position, target, weight): the same sum, and the same gradients, as row by row.
+
+`plan_tree` is the whole idea, in integers; `PrefixSharingCollator` makes tensors of it; `block_mask` is the mask for
+flex_attention on a GPU; `refusal` says for which models this would not be exact.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data.render import IGNORE_INDEX, RenderedRow
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn.attention.flex_attention import BlockMask
+    from transformers import PretrainedConfig
+
+Integers = npt.NDArray[np.int64]
+
+PADDING_ID = 0  # any id of the vocabulary: no real token sees a padding token, and none has a label
+FLEX_BLOCK_TOKENS = 128  # flex_attention's own block size
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixTree:
+    """A batch as a prefix tree (a forest where rows begin differently), tokens in depth-first order.
+
+    `ids`, `depths` and `ends` have one entry per token; `ends` is one past the last token of the token's subtree. The
+    label triples say: the state at `label_positions[k]` predicts `label_targets[k]` in `label_weights[k]` rows. They
+    are sorted and distinct; a position where rows branch occurs with several targets.
+    """
+
+    ids: tuple[int, ...]
+    depths: tuple[int, ...]
+    ends: tuple[int, ...]
+    label_positions: tuple[int, ...]
+    label_targets: tuple[int, ...]
+    label_weights: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_label_tokens(self) -> int:
+        """Labels of all rows together: what the summed loss is divided by."""
+        return sum(self.label_weights)
+
+    def padded(self, multiple: int) -> "PrefixTree":
+        """With padding up to a multiple of `multiple` tokens: childless roots, each of which sees itself alone.
+
+        Labels are padded alike, by labels of weight 0; a tree without labels stays without.
+
+        >>> tree = plan_tree([RenderedRow([5, 6, 7], [-100, -100, 7])]).padded(4)
+        >>> tree.ends, tree.label_weights
+        ((3, 3, 3, 4), (1, 0, 0, 0))
+        """
+        padding = range(self.num_tokens, -(-self.num_tokens // multiple) * multiple)
+        no_labels = (0,) * (-len(self.label_weights) % multiple)
+        return replace(
+            self,
+            ids=self.ids + (PADDING_ID,) * len(padding),
+            depths=self.depths + (0,) * len(padding),
+            ends=self.ends + tuple(position + 1 for position in padding),
+            label_positions=self.label_positions + no_labels,
+            label_targets=self.label_targets + no_labels,
+            label_weights=self.label_weights + no_labels,
+        )
+
+
+def plan_tree(rows: Sequence[RenderedRow]) -> PrefixTree:
+    """The prefix tree of `rows`; the same tree for any order of the rows.
+
+    A label at index t of a row is predicted from its index t - 1; one at index 0 is predicted by nothing and left out,
+    as in every causal loss.
+
+    >>> plan_tree([RenderedRow([5, 6, 8], [-100, 6, 8]), RenderedRow([5, 6, 7], [-100, 6, 7])])
+    PrefixTree(ids=(5, 6, 7, 8), depths=(0, 1, 2, 2), ends=(4, 4, 3, 4),
+               label_positions=(0, 1, 1), label_targets=(6, 7, 8), label_weights=(2, 1, 1))
+
+    Raises:
+        ValueError: a row has not as many labels as ids, or a label that is neither a token id nor -100.
+    """
+    return plan_with_owners(rows)[0]
+
+
+def plan_with_owners(rows: Sequence[RenderedRow]) -> tuple[PrefixTree, list[int]]:
+    """The prefix tree of `rows`, and for each of its tokens the number of a row that has it.
+
+    >>> plan_with_owners([RenderedRow([5, 6, 8], [-100] * 3), RenderedRow([5, 6, 7], [-100] * 3)])[1]
+    [1, 1, 1, 0]
+    """
+    order = sorted(range(len(rows)), key=lambda number: _lexicographic_key(rows[number]))
+    layout = _lay_out([np.array(rows[number].input_ids, dtype=np.int64) for number in order])
+    labels = _count_labels(layout.paths, [_next_labels(rows[number]) for number in order])
+    columns = (layout.ids, layout.depths, layout.ends, *labels)
+    tree = PrefixTree(*(tuple(column.tolist()) for column in columns))
+    return tree, [order[owner] for owner in layout.owners.tolist()]
+
+
+def saving(rows: Sequence[RenderedRow]) -> tuple[int, int]:
+    """How many tokens the model computes for `rows`: one by one (without any padding), and as a tree.
+
+    >>> saving([RenderedRow([5, 6, 7], [-100, -100, 7]), RenderedRow([5, 6, 8], [-100, -100, 8])])
+    (6, 4)
+    """
+    return sum(len(row.input_ids) for row in rows), plan_tree(rows).num_tokens
+
+
+class _Layout(NamedTuple):
+    """The tree without labels; `paths[r]` are the tree positions of row r's tokens, from its first to its last.
+
+    `owners` has for each token the first row that has it.
+    """
+
+    ids: Integers
+    depths: Integers
+    ends: Integers
+    owners: Integers
+    paths: list[Integers]
+
+
+def _lexicographic_key(row: RenderedRow) -> bytes:
+    """Big-endian ids: sorting these bytes sorts the rows token by token, a row before those it is a prefix of."""
+    return np.array(row.input_ids, dtype=">u4").tobytes()
+
+
+def _lay_out(rows: Sequence[Integers]) -> _Layout:
+    """Depth-first layout of lexicographically sorted rows: each adds what it does not share with the one before it."""
+    ends = np.zeros(sum(map(len, rows)), dtype=np.int64)
+    none = np.zeros(0, dtype=np.int64)
+    ids, depths, paths = [none], [none], [none]
+    previous, num_tokens = none, 0
+    for row in rows:
+        shared = _common_length(previous, row)
+        ends[paths[-1][shared:]] = num_tokens  # the branch that this row leaves ends here
+        ids.append(row[shared:])
+        depths.append(np.arange(shared, len(row)))
+        paths.append(np.concatenate([paths[-1][:shared], num_tokens + np.arange(len(row) - shared)]))
+        previous, num_tokens = row, num_tokens + len(row) - shared
+    ends[paths[-1]] = num_tokens
+    owners = np.repeat(np.arange(len(rows)), [len(new) for new in ids[1:]])
+    return _Layout(np.concatenate(ids), np.concatenate(depths), ends[:num_tokens], owners, paths[1:])
+
+
+def _common_length(one: Integers, other: Integers) -> int:
+    length = min(len(one), len(other))
+    differing = np.flatnonzero(one[:length] != other[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def _next_labels(row: RenderedRow) -> Integers:
+    """What each token of the row but the last predicts, -100 for nothing."""
+    if len(row.labels) != len(row.input_ids):
+        raise ValueError(f"a row has {len(row.input_ids)} ids but {len(row.labels)} labels")
+    next_labels = np.array(row.labels[1:], dtype=np.int64)
+    if np.any((next_labels < 0) & (next_labels != IGNORE_INDEX)):
+        raise ValueError(
+            f"label {next_labels[next_labels != IGNORE_INDEX].min()} is neither a token id nor {IGNORE_INDEX}"
+        )
+    return next_labels
+
+
+def _count_labels(paths: Sequence[Integers], next_labels: Sequence[Integers]) -> tuple[Integers, Integers, Integers]:
+    """Distinct (position, target) pairs, sorted, and how many rows have each."""
+    none = np.zeros(0, dtype=np.int64)
+    sources = [path[: len(labels)] for path, labels in zip(paths, next_labels, strict=True)]
+    positions, targets = np.concatenate([none, *sources]), np.concatenate([none, *next_labels])
+    is_label = targets != IGNORE_INDEX
+    stride = targets.max(initial=0) + 1
+    pairs, weights = np.unique(positions[is_label] * stride + targets[is_label], return_counts=True)
+    return pairs // stride, pairs % stride, weights
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PrefixSharingCollator:
+    """Rows (`input_ids` and `labels`, as lists) -> one batch of shape [1, T], T the tokens of their prefix tree.
+
+    The batch has `input_ids` and `position_ids` [1, T]; `label_positions`, `label_targets`, `label_weights` [L], all
+    int64; and for sdpa `attention_mask` [1, 1, T, T], bool, True where a token may attend. With `dense_mask=False`,
+    for flex_attention, it has `subtree_ends` [T] in place of that mask: hand it to `block_mask`, on the device.
+
+    T is padded up to a multiple of `pad_to_multiple_of` by tokens that see only themselves and that nothing sees.
+    """
+
+    pad_to_multiple_of: int = 1
+    dense_mask: bool = True
+
+    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> "dict[str, torch.Tensor]":
+        """Raises ValueError when the examples have no token at all."""
+        return self.with_owners(examples)[0]
+
+    def with_owners(
+        self, examples: Sequence[Mapping[str, Sequence[int]]]
+    ) -> "tuple[dict[str, torch.Tensor], list[int]]":
+        """The batch, and for each of its tokens but the padding the number of an example that has it."""
+        import torch
+
+        tree, owners = plan_with_owners([RenderedRow(list(row["input_ids"]), list(row["labels"])) for row in examples])
+        if not tree.num_tokens:
+            raise ValueError(f"a batch of {len(examples)} rows has no tokens")
+        tree = tree.padded(self.pad_to_multiple_of)
+        ends = torch.tensor(tree.ends)  # [T]
+        batch = {
+            "input_ids": torch.tensor([tree.ids]),
+            "position_ids": torch.tensor([tree.depths]),
+            **({"attention_mask": dense_mask(ends)} if self.dense_mask else {"subtree_ends": ends}),
+            "label_positions": torch.tensor(tree.label_positions, dtype=torch.int64),
+            "label_targets": torch.tensor(tree.label_targets, dtype=torch.int64),
+            "label_weights": torch.tensor(tree.label_weights, dtype=torch.int64),
+        }
+        return batch, owners
+
+
+def dense_mask(ends: "torch.Tensor") -> "torch.Tensor":
+    """Subtree ends [T] -> which token (row) may attend to which (column): [1, 1, T, T], bool.
+
+    >>> import torch
+    >>> dense_mask(torch.tensor([3, 2, 3]))[0, 0].int().tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
+    import torch
+
+    position = torch.arange(len(ends), device=ends.device)
+    mask: torch.Tensor = (position[:, None] < ends).tril_()
+    return mask[None, None]
+
+
+def mask_mod(ends: "torch.Tensor") -> "Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]":
+    """The same mask as `dense_mask`, as the function of (batch, head, query, key) that flex_attention evaluates."""
+
+    def may_attend(batch: Any, head: Any, query: "torch.Tensor", key: "torch.Tensor") -> "torch.Tensor":
+        return (key <= query) & (query < ends[key])
+
+    return may_attend
+
+
+def block_mask(ends: "torch.Tensor", block_tokens: int = FLEX_BLOCK_TOKENS) -> "BlockMask":
+    """Subtree ends [T], on the model's device -> the BlockMask that flex_attention takes as `attention_mask`.
+
+    Equal to torch's `create_block_mask(mask_mod(ends), ...)`, but made from the smallest and the largest end in each
+    block of keys: `create_block_mask` fills a T x T mask on the way. Not verified on a GPU.
+    """
+    import torch
+    from torch.nn.attention.flex_attention import BlockMask
+
+    num_tokens = len(ends)
+    num_blocks = -(-num_tokens // block_tokens)
+    start = torch.arange(num_blocks, device=ends.device) * block_tokens  # [blocks]
+    blocks = ends.new_zeros(num_blocks * block_tokens)
+    blocks[:num_tokens] = ends
+    blocks = blocks.view(num_blocks, block_tokens)  # [key blocks, block_tokens]
+    is_before = start[:, None] > start  # [query blocks, key blocks]
+    is_diagonal = torch.eye(num_blocks, dtype=torch.bool, device=ends.device)
+    is_full = is_before & (blocks.amin(1) >= start[:, None] + block_tokens)
+    is_partial = (is_before & (blocks.amax(1) > start[:, None]) & ~is_full) | is_diagonal
+    return BlockMask.from_kv_blocks(
+        *_listed(is_partial),
+        *_listed(is_full),
+        BLOCK_SIZE=block_tokens,
+        mask_mod=mask_mod(ends),
+        seq_lengths=(num_tokens, num_tokens),
+    )
+
+
+def _listed(blocks: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Which key blocks each query block has [query blocks, key blocks], as counts [1, 1, queries] and lists of them."""
+    import torch
+
+    counts = blocks.sum(1, dtype=torch.int32)
+    order = blocks.to(torch.int32).argsort(dim=1, descending=True, stable=True).to(torch.int32)
+    return counts[None, None], order[None, None]
+
+
+# --- where it is not exact -------------------------------------------------------------------------------------------
+
+# Settings of layers that carry something from one token to the next in the order of the batch, or pick keys by it.
+_NOT_ONLY_ATTENTION = re.compile(r"mamba|rwkv|recurrent|block_type|state_size|(^|_)(ssm|lru|conv)|^(linear|index)_")
+_OTHER_WINDOW = re.compile(r"^(?!.*sliding_window|max_window|use_window).*window")
+_NOT_CAUSAL = ("use_bidirectional_attention", "prefix_lm", "is_prefix_lm")
+_NOISE = re.compile(r"^(?!classifier|summary).*(dropout|pdrop|layerdrop|jitter)")
+# Their rotation angles are a function of the position alone; `dynamic` and `longrope` look at the longest row too.
+_STATIC_ROTATIONS = {"default", "linear", "yarn", "llama3", "proportional"}
+_WINDOW_OF_LAYER = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+
+def refusal(
+    model_config: "PretrainedConfig", attn_implementation: str | None, *, longest_row_tokens: int | None = None
+) -> str | None:
+    """Why prefix sharing would not be exact for this model, or None when it is.
+
+    Judged by what the configuration says the layers do, not by a list of names; what cannot be told is refused.
+    Attention windows and chunks refuse, unless every row is known to fit: a window of at least `longest_row_tokens`
+    hides nothing, and transformers hands such layers our mask unchanged.
+
+    >>> from transformers import LlamaConfig, MistralConfig
+    >>> refusal(LlamaConfig(), "sdpa")
+    >>> refusal(LlamaConfig(), "flash_attention_2")
+    "attention implementation 'flash_attention_2' cannot take a tree mask (sdpa and flex_attention can)"
+    >>> refusal(MistralConfig(sliding_window=512), "sdpa", longest_row_tokens=1024)
+    'sliding_window=512 is shorter than the longest row (1024 tokens)'
+    >>> refusal(MistralConfig(sliding_window=512), "sdpa", longest_row_tokens=512)
+    """
+    if attn_implementation not in ("sdpa", "flex_attention"):
+        return f"attention implementation {attn_implementation!r} cannot take a tree mask (sdpa and flex_attention can)"
+    if not type(model_config).__module__.startswith("transformers.models."):
+        return f"the code of model type {model_config.model_type!r} is not part of transformers"
+    if model_config.sub_configs:
+        return f"model type {model_config.model_type!r} is made of parts ({', '.join(model_config.sub_configs)})"
+    settings = model_config.to_dict()
+    return (
+        _refuse_not_causal(settings)
+        or _refuse_other_mixing(settings)
+        or _refuse_windows(settings, longest_row_tokens)
+        or _refuse_positions(settings)
+        or _refuse_noise(settings)
+    )
+
+
+def _refuse_not_causal(settings: Mapping[str, Any]) -> str | None:
+    if settings.get("is_encoder_decoder"):
+        return "an encoder-decoder is not a causal decoder"
+    if settings.get("is_causal") is False:
+        return "is_causal=False: tokens see what comes after them"
+    return _first_set(_NOT_CAUSAL, settings, "tokens may see what comes after them")
+
+
+def _refuse_other_mixing(settings: Mapping[str, Any]) -> str | None:
+    names = [name for name in settings if _NOT_ONLY_ATTENTION.search(name)]
+    return _first_set(names, settings, "tokens of different rows would mix outside the attention mask")
+
+
+def _refuse_windows(settings: Mapping[str, Any], longest_row_tokens: int | None) -> str | None:
+    layer_types = settings.get("layer_types") or []
+    unknown = sorted(set(layer_types) - {"full_attention", *_WINDOW_OF_LAYER})
+    if unknown:
+        return f"layers of type {unknown[0]!r} are not plain attention"
+    windows = {_WINDOW_OF_LAYER[kind] for kind in layer_types if kind in _WINDOW_OF_LAYER}
+    for name in sorted(windows if layer_types else _WINDOW_OF_LAYER.values()):
+        window = settings.get(name)
+        if window is None and not layer_types:
+            continue
+        if longest_row_tokens is None or window is None:
+            return f"{name}={window}: the longest row would have to fit in it"
+        if longest_row_tokens > window:
+            return f"{name}={window} is shorter than the longest row ({longest_row_tokens} tokens)"
+    return _first_set(filter(_OTHER_WINDOW.search, settings), settings, "a window over the batch, not over the row")
+
+
+def _refuse_positions(settings: Mapping[str, Any]) -> str | None:
+    """Positions must come from `position_ids`: of all kinds, only rotary embeddings are known to take them so."""
+    by_batch = _first_set(("alibi", "attn_temperature_tuning"), settings, "positions are counted over the batch")
+    if by_batch:
+        return by_batch
+    rope = settings.get("rope_parameters") or {}
+    rotations = [part for part in rope.values() if isinstance(part, Mapping)] or ([rope] if rope else [])
+    if not rotations:
+        return "no rotary position embedding: whether position_ids decide the positions is not known"
+    kinds = {str(rotation.get("rope_type", rotation.get("type", "default"))) for rotation in rotations}
+    for kind in sorted(kinds - _STATIC_ROTATIONS):
+        return f"rotary embedding of type {kind!r} depends on the longest row of the batch, or is not known"
+    return None
+
+
+def _refuse_noise(settings: Mapping[str, Any]) -> str | None:
+    """Shared tokens would draw one dropout mask for all their rows, where the plain path draws one for each."""
+    names = [name for name in settings if _NOISE.search(name) and not isinstance(settings[name], str)]
+    return _first_set(names, settings, "rows that share a token would share its noise")
+
+
+def _first_set(names: Iterable[str], settings: Mapping[str, Any], consequence: str) -> str | None:
+    """`name=value: consequence` for the first of `names` that is set to anything, None if none is."""
+    for name in names:
+        if value := settings.get(name):
+            setting = f"{name}={value!r}" if isinstance(value, int | float | str) else name
+            return f"{setting}: {consequence}"
+    return None
