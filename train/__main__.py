@@ -29,7 +29,7 @@ EPILOG = (
 @app.command(epilog=EPILOG)
 def main(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A recipe, then any settings.")
+        list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help="A recipe, then any settings.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and sizes; train nothing.")] = False,
     nproc: Annotated[int | None, typer.Option(min=1, help="Processes on this machine (default: the recipe's).")] = None,

@@ -291,7 +291,7 @@ def _set(merged: dict[str, Any], field: str, value: Any, source: str) -> None:
     known = field_names()
     open_ended = parts[0] == "trl" or field.startswith(("model.random_init.", "data.template_variables."))
     if field not in known and not open_ended:
-        raise ConfigError(f"unknown key '{field}' ({source})", f"{_nearest(field, known)}See --help for all keys.")
+        raise ConfigError(f"unknown key '{field}' ({source})", f"{_nearest(field, known)}--dry-run lists all keys.")
     for part in parts[:-1]:
         merged = merged.setdefault(part, {})
     merged[parts[-1]] = value

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from train.config import DistributedConfig
 from train.failure import BadDataError, ConfigError, ModelError, PeerLostError, RunError
+from train.launch import usable_cores
 
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
@@ -222,6 +223,5 @@ def _complete_environment(topology: Topology) -> None:
     """Set what accelerate reads and the training operator leaves out."""
     os.environ["LOCAL_RANK"] = str(topology.local_rank)
     os.environ["LOCAL_WORLD_SIZE"] = str(topology.local_world_size)
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // topology.local_world_size)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // topology.local_world_size)))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

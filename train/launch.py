@@ -21,6 +21,11 @@ class LocalLaunch:
     node_rank: int = 0
 
 
+def usable_cores() -> int:
+    """Processor cores this process may use (where the system can tell; macOS cannot: then all of them)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def plan_launch(environment: Mapping[str, str], configured_processes: int) -> LocalLaunch | None:
     """What to start here, or None when this process is itself a rank.
 
@@ -62,7 +67,7 @@ def launch(plan: LocalLaunch, arguments: Sequence[str], rendezvous_timeout_secon
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // plan.num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // plan.num_processes)))
     several_nodes = plan.num_nodes > 1
     config = LaunchConfig(
         min_nodes=plan.num_nodes,

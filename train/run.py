@@ -1,7 +1,6 @@
 """The story of one run, top to bottom: configuration -> ranks -> data -> model -> training -> publication -> demo."""
 
 import gc
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from train.artifacts import RunFolder, write_json
 from train.config import ResolvedConfig, RunConfig
 from train.distributed import Topology, join
 from train.failure import Phases
+from train.launch import usable_cores
 from train.metrics import Recorder, pick_display
 from train.model import load_model, load_tokenizer, pick_precision
 from train.publish import Publication, publish
@@ -87,7 +87,7 @@ def finish(
 ) -> None:
     """What rank 0 does alone once training is over: publish the best model, ask it the demo questions, sum up."""
     config, model = resolved.config, trainer.model
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cores())
     with phases("publication"):
         recorder.enter("publication")
         best_step = trainer.load_best()
