@@ -106,7 +106,8 @@ def load_by_name(base: RunConfig) -> LoadedModel:
     """
     quieten_libraries()
     tokenizer = load_tokenizer(base)
-    model = _load_base(base, tokenizer, precision="auto")
+    # On a CPU the weights as they are, even where bf16 would be computed natively.
+    model = _load_base(base, tokenizer, precision="auto" if torch.cuda.is_available() else "fp32")
     system_prompt = read_prompt(base.data_file(base.data.system_prompt))
     return LoadedModel("original", base_name(base), base_name(base), model, tokenizer, system_prompt)
 

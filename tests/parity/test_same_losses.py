@@ -8,7 +8,14 @@ import statistics
 import pytest
 
 TOLERANCE = 1e-5
-COMMON = ("smoke", "data.max_train_rows=27", "optim.scale_learning_rate=false", "output.demo=false")
+COMMON = (
+    "smoke",
+    "data.max_train_rows=27",
+    "optim.scale_learning_rate=false",
+    "output.demo=false",
+    "speed.prefix_sharing=off",  # the plain path; tests/parity/test_fast_paths.py compares the others with it
+    "speed.activation_cache=off",
+)
 
 
 def relative_drifts(one, other, name):
