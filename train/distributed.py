@@ -98,9 +98,12 @@ class Ranks:
             return
         self.store.set(f"{round_name}/{self.topology.rank}", json.dumps(dict(facts)))
         self._wait_for_all(round_name, timeout_seconds)
-        reference = json.loads(self.store.get(f"{round_name}/0"))
-        for rank in range(1, self.topology.world_size):
-            _compare(reference, json.loads(self.store.get(f"{round_name}/{rank}")), rank)
+        known = [json.loads(self.store.get(f"{round_name}/{rank}")) for rank in range(self.topology.world_size)]
+        self.store.set(f"{round_name} read/{self.topology.rank}", "")
+        if self.topology.is_main:  # it hosts the store: were it to leave first, the others could not say what differs
+            self._wait_for_all(f"{round_name} read", timeout_seconds)
+        for rank, facts_of_rank in enumerate(known):
+            _compare(known[0], facts_of_rank, rank)
 
     def tell(self, round_name: str, value: Any) -> Any:
         """Rank 0's value, on every rank (JSON values only); what the other ranks pass is ignored."""
