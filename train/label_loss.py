@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from data.render import IGNORE_INDEX
 from train.activation_cache import injected_states
+from train.top_layer import last_layer_at
 
 # Configuration entries of architectures whose logits are more than `head(hidden)`: left to TRL.
 _LOGIT_TRANSFORMS = (
@@ -51,15 +52,14 @@ def label_scores(hidden: torch.Tensor, labels: torch.Tensor, head: nn.Module) ->
 def tree_scores(
     hidden: torch.Tensor,
     head: nn.Module,
-    label_positions: torch.Tensor,
     label_targets: torch.Tensor,
     label_weights: torch.Tensor,
 ) -> LabelScores:
-    """Score a prefix tree: the state at each of `label_positions` [labels] of `hidden` [1, tokens, hidden_size].
+    """Score a prefix tree by the states `hidden` [1, labels, hidden_size] that predict its labels.
 
     A label that several rows share counts `label_weights` times.
     """
-    logits = head(hidden[0, label_positions]).float()  # [labels, vocabulary]
+    logits = head(hidden[0]).float()  # [labels, vocabulary]
     losses = functional.cross_entropy(logits, label_targets, reduction="none")  # [labels]
     num_correct = (_is_top(logits, label_targets) * label_weights).sum()
     return LabelScores((losses * label_weights).sum(), label_weights.sum(), num_correct)
@@ -73,12 +73,14 @@ def _is_top(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def score_batch(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> LabelScores:
     """Scores of a collated batch: a plain one (`labels`), or a tree (`label_positions`, ...) with or without states."""
-    labels = {name: value for name, value in batch.items() if name.startswith("label")}
-    inputs = {name: value for name, value in batch.items() if name not in labels and name != "trunk_states"}
-    with injected_states(model, batch.get("trunk_states")):
+    head, inputs = model.get_output_embeddings(), dict(batch)
+    if "labels" in batch:
+        labels = inputs.pop("labels")
+        return label_scores(model.base_model(**inputs, use_cache=False).last_hidden_state, labels, head)
+    positions, targets, weights = (inputs.pop(f"label_{name}") for name in ("positions", "targets", "weights"))
+    with injected_states(model, inputs.pop("trunk_states", None)), last_layer_at(model, positions):
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-    head = model.get_output_embeddings()
-    return label_scores(hidden, head=head, **labels) if "labels" in labels else tree_scores(hidden, head, **labels)
+    return tree_scores(hidden, head, targets, weights)
 
 
 def num_labels(batch: Mapping[str, torch.Tensor]) -> int:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import IGNORE_INDEX, RenderedRow, render_training_row
 from data.tokenizer import load_chat_tokenizer
+from train.label_loss import score_batch
 from train.prefix_sharing import PrefixSharingCollator, plan_tree, refusal, saving
 
 TOLERANCE = 1e-5
@@ -114,12 +115,9 @@ def row_by_row(model, rows):
 
 
 def under_the_tree(model, rows):
+    """The product's own way: the tree's mask, the last layer and the head at label positions alone."""
     batch = PrefixSharingCollator()([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
-    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [1, T, hidden_size]
-    logits = model.get_output_embeddings()(hidden[0, batch["label_positions"]])  # [L, vocabulary]
-    losses = functional.cross_entropy(logits, batch["label_targets"], reduction="none")
-    return gradients(model, (losses * batch["label_weights"]).sum())
+    return gradients(model, score_batch(model, batch).summed_loss)
 
 
 def largest_drift(one, other):
