@@ -58,6 +58,14 @@ def gguf_file_of(name: str) -> Path | None:
     return Path(name) if name.endswith(".gguf") else None
 
 
+def found_at(name: str, revision: str | None = None) -> str:
+    """Where to load a folder or hub id from: its copy in `MODELS_DIR` (a model baked into the image), else itself."""
+    if folder := os.environ.get("MODELS_DIR"):
+        copy = Path(folder, f"{name}@{revision}" if revision else name)
+        return str(copy) if copy.is_dir() else name
+    return name
+
+
 def gguf_cache_dir(gguf_file: Path) -> Path:
     """A cache folder for what is converted from `gguf_file`, named after the file's content."""
     with gguf_file.open("rb") as stream:
@@ -120,7 +128,7 @@ def _load_tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerBase
 
     gguf_file = gguf_file_of(name)
     if gguf_file is None:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        return AutoTokenizer.from_pretrained(found_at(name, revision), revision=revision)
     cached = gguf_cache_dir(gguf_file) / "tokenizer"
     if not (cached / "tokenizer_config.json").is_file():
         _convert_gguf_tokenizer(gguf_file, cached)

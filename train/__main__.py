@@ -1,6 +1,8 @@
 """Train a chat model.
 
-python -m train [RECIPE] [key=value ...] [--dry-run] [--nproc N]
+python -m train [RECIPE] [key=value ...] [--dry-run | --preflight] [--nproc N]
+python -m train plan [RECIPE] [key=value ...] [--gpus 1,4] [--device l40s]
+python -m train diagnose LOGFILE|RUNFOLDER|-
 
 python -m train laptop optim.epochs=2
 python -m train smollm3-l40s-x4 --dry-run
@@ -9,42 +11,110 @@ python -m train smollm3-l40s-x4 --dry-run
 import os
 import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from train.artifacts import RunFolder
 from train.config import ResolvedConfig, recipe_names, resolve_config
 from train.failure import ConfigError, ExitCode, Phases, report_failure
 from train.launch import launch, plan_launch
+from train.stopping import StoppedError, StopRequest
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+TRAIN = "run"
+
+
+class TrainsByDefault(TyperGroup):
+    """`python -m train RECIPE ...` trains: what does not begin with the name of a command belongs to this one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [TRAIN, *args])
+
+
+app = typer.Typer(
+    cls=TrainsByDefault, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
 
 EPILOG = (
     f"Recipes: {', '.join(recipe_names())}; any .yaml file works too. Environment: EPOCHS, BATCH_SIZE, LEARNING_RATE, "
     "DATA_DIR, OUTPUT_DIR, MODEL_NAME, RECIPE. Precedence: command line, environment, recipe, default. "
-    "All keys with their values: --dry-run."
+    "All keys with their values: --dry-run. Other commands, each with its own --help: plan, diagnose."
 )
 
 
-@app.command(epilog=EPILOG)
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help="A recipe, then any settings.")]
+
+
+@app.command(TRAIN, epilog=EPILOG)
 def main(
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="RECIPE KEY=VALUE", help="A recipe, then any settings.")
-    ] = None,
+    arguments: Arguments = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and sizes; train nothing.")] = False,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Check that it would work here; train nothing.")
+    ] = False,
     nproc: Annotated[int | None, typer.Option(min=1, help="Processes on this machine (default: the recipe's).")] = None,
 ) -> None:
     """Fine-tune a chat model as a recipe says, on this machine or as one rank of a PyTorchJob."""
-    leave(execute(arguments or [], dry_run=dry_run, nproc=nproc))
+    leave(execute(arguments or [], dry_run=dry_run, preflight=preflight, nproc=nproc))
 
 
-def execute(arguments: list[str], *, dry_run: bool, nproc: int | None) -> int:
+@app.command()
+def plan(
+    arguments: Arguments = None,
+    gpus: Annotated[str, typer.Option(help="Numbers of pods or processes to compare, one device each.")] = "1,4",
+    device: Annotated[str | None, typer.Option(help="l40s, a100, h100 or cpu (default: this machine's).")] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Gbit/s between the devices, or `measured`: here, by a short all-reduce.")
+    ] = None,
+    device_tflops: Annotated[float | None, typer.Option(min=0.001, help="Peak TFLOPS, instead of the known.")] = None,
+    device_memory: Annotated[float | None, typer.Option(min=0.001, help="GiB, instead of the known.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Predict work, memory and time of a run on several numbers of devices; train nothing."""
+
+    def predict() -> None:
+        resolved = resolve(arguments or [], None)
+        prepare_environment(resolved, offline=True)  # a plan asks nothing of the network
+        from train.plan_report import PlanRequest, print_plan
+
+        print_plan(resolved, PlanRequest.read(gpus, device, bandwidth, device_tflops, device_memory), as_json=as_json)
+
+    leave(reporting("plan", predict))
+
+
+@app.command()
+def diagnose(
+    source: Annotated[str, typer.Argument(metavar="LOGFILE|RUNFOLDER|-", help="What the failed run said.")],
+) -> None:
+    """Say what a failed run's log means and what to do; exit code 0 if the failure is a known one, else 1."""
+    outcome: list[bool] = []
+
+    def recognise() -> None:
+        from train.diagnose import diagnose_source
+
+        outcome.append(diagnose_source(source))
+
+    leave(reporting("diagnose", recognise) or (ExitCode.DONE if outcome[0] else ExitCode.BUG))
+
+
+def reporting(phase: str, command: Callable[[], None]) -> int:
+    """Run a command that leaves no run folder; returns its exit code, a failure reported."""
+    try:
+        command()
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(error, phase=phase, rank=int(os.environ.get("RANK") or 0), run_folder=None)
+    return ExitCode.DONE
+
+
+def execute(arguments: list[str], *, dry_run: bool, preflight: bool, nproc: int | None) -> int:
     """Do what the command line asks; returns the exit code, every failure reported. Libraries load only when needed."""
     phases, folder = Phases(), None
     try:
         resolved = resolve(arguments, nproc)
-        folder = resolved.config.output.dir
-        prepare_environment(resolved)
+        folder = None if preflight else resolved.config.output.dir
+        prepare_environment(resolved, offline=preflight)
         if dry_run:
             from train.dry_run import print_dry_run
 
@@ -52,8 +122,10 @@ def execute(arguments: list[str], *, dry_run: bool, nproc: int | None) -> int:
             return ExitCode.DONE
         plan = plan_launch(os.environ, resolved.config.distributed.processes)
         if plan is not None:
-            return launch(plan, sys.argv[1:], resolved.config.distributed.rendezvous_timeout_seconds)
-        train_as_rank(resolved, phases)
+            ranks_meet = resolved.config.distributed
+            return launch(plan, sys.argv[1:], ranks_meet.rendezvous_timeout_seconds, ranks_meet.grace_seconds)
+        run_rank = check_as_rank if preflight else train_as_rank
+        run_rank(resolved, phases)
     except (Exception, KeyboardInterrupt) as error:
         rank = int(os.environ.get("RANK") or 0)
         return report_failure(error, phase=phases.current, rank=rank, run_folder=folder)
@@ -71,26 +143,51 @@ def resolve(arguments: list[str], nproc: int | None) -> ResolvedConfig:
     return resolve_config(recipes[0] if recipes else None, overrides)
 
 
-def prepare_environment(resolved: ResolvedConfig) -> None:
+def prepare_environment(resolved: ResolvedConfig, *, offline: bool = False) -> None:
     """What libraries read when they are imported, so it is set before any of them is."""
-    if resolved.config.model.offline:
+    if offline or resolved.config.model.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|torch")
 
 
+def check_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
+    """Be one rank of a preflight."""
+    from train.distributed import read_topology
+    from train.preflight import preflight
+
+    phases.current = "preflight"
+    preflight(resolved, read_topology(os.environ))
+
+
 def train_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     """Be one rank: train, and on the main rank print the outcome."""
-    from train.artifacts import RunFolder
     from train.distributed import read_topology
 
     topology = read_topology(os.environ)
+    stop = listen_for_stop(resolved, phases, topology.rank)
     from train.run import run
     from train.summary import print_outcome
 
-    run(resolved, topology, phases)
+    run(resolved, topology, phases, stop)
     if topology.is_main:
         print_outcome(RunFolder(resolved.config.output.dir))
+
+
+def listen_for_stop(resolved: ResolvedConfig, phases: Phases, rank: int) -> StopRequest:
+    """From now on SIGTERM and Ctrl-C end the run in good order; rank 0 looks for the stop file too."""
+    folder = RunFolder(resolved.config.output.dir)
+
+    def leave_stopped(error: StoppedError) -> None:
+        leave(report_failure(error, phase=phases.current, rank=rank, run_folder=folder.root))
+
+    stop = StopRequest(
+        grace_seconds=resolved.config.distributed.grace_seconds,
+        stop_file=folder.stop if rank == 0 else None,
+        leave=leave_stopped,
+    )
+    stop.listen()
+    return stop
 
 
 def leave(code: int) -> None:

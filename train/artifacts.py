@@ -58,6 +58,11 @@ class RunFolder:
         return self.root / "config.resolved.json"
 
     @property
+    def stop(self) -> Path:
+        """Made by a person: the run saves, removes this file and stops."""
+        return self.root / "STOP"
+
+    @property
     def failure(self) -> Path:
         return self.root / "failure.json"
 

@@ -18,13 +18,17 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
 )
 
 from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES, EMBEDDED_MODEL
-from train.failure import ConfigError
+from train.failure import ConfigError as ConfigError  # deploy takes it from here
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).parent / "recipes"
@@ -45,6 +49,21 @@ Switch = Annotated[
     Literal["auto", "on", "off"], BeforeValidator(lambda value: {True: "on", False: "off"}.get(value, value))
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+AUTO_BATCH = 0
+"""`optim.batch_size` while it is `auto`: no number of rows yet (in recipes and dumps it is spelt `auto`)."""
+
+FIRST_GUESS_ROWS = 8
+"""Rows per micro-batch that an automatic batch size counts as until it is measured."""
+
+
+def _read_batch_size(value: Any, positive_integer: ValidatorFunctionWrapHandler) -> int:
+    return AUTO_BATCH if value == "auto" else int(positive_integer(value))
+
+
+BatchSize = Annotated[
+    PositiveInt, WrapValidator(_read_batch_size), PlainSerializer(lambda batch_size: batch_size or "auto")
+]
 
 
 class Section(BaseModel):
@@ -92,8 +111,13 @@ class DataConfig(Section):
 
 class OptimConfig(Section):
     epochs: PositiveInt = 4
-    batch_size: PositiveInt = Field(8, description="rows per device and micro-batch")
-    accumulation_steps: PositiveInt = Field(2, description="micro-batches per optimizer step")
+    batch_size: BatchSize = Field(
+        8, description="rows per device and micro-batch; auto: the most that fit, measured (needs effective_batch_size)"
+    )
+    accumulation_steps: PositiveInt = Field(2, description="micro-batches per optimizer step and rank")
+    effective_batch_size: PositiveInt | None = Field(
+        None, description="rows per optimizer step over all ranks; accumulation_steps then follows from it, unread"
+    )
     learning_rate: PositiveFloat = Field(5e-5, description="base rate, for one process")
     scale_learning_rate: bool = Field(True, description="multiply the base rate by the world size")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
@@ -101,6 +125,15 @@ class OptimConfig(Section):
     weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: NonNegativeFloat = 1.0
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _auto_needs_an_effective_batch(self) -> "OptimConfig":
+        if self.batch_size == AUTO_BATCH and self.effective_batch_size is None:
+            raise ConfigError(
+                "optim.batch_size=auto changes the micro-batch, not the step, so the rows of a step must be given",
+                "Set optim.effective_batch_size, for example to 64.",
+            )
+        return self
 
 
 class SpeedConfig(Section):
@@ -122,6 +155,12 @@ class DistributedConfig(Section):
     processes: PositiveInt = Field(1, description="local processes when no launcher set a rank (--nproc)")
     rendezvous_timeout_seconds: PositiveInt = Field(900, description="how long to wait for all ranks to arrive")
     collective_timeout_seconds: PositiveInt = Field(600, description="how long a rank waits for a silent peer")
+    gradient_compression: Literal["none", "bf16"] = Field(
+        "none", description="bf16: half the traffic between ranks, and gradients rounded to 8 bits: an approximation"
+    )
+    grace_seconds: PositiveInt = Field(
+        30, description="time between SIGTERM and SIGKILL, in which a checkpoint must be written (Kubernetes: 30)"
+    )
 
 
 class OutputConfig(Section):
@@ -131,6 +170,7 @@ class OutputConfig(Section):
     )
     log_every_steps: PositiveInt = Field(1, description="how often a line is printed; every step is recorded")
     checkpoint_every_steps: PositiveInt | None = Field(None, description="default: at the end of every epoch")
+    checkpoint_every_minutes: PositiveFloat | None = Field(None, description="besides, whenever so much time went by")
     keep_checkpoints: PositiveInt = 2
     demo: bool = Field(True, description="answer the demo questions with the original and the tuned model")
     max_new_tokens: PositiveInt = Field(160, description="length limit of a demo answer")
@@ -154,7 +194,43 @@ class RunConfig(Section):
         return self.optim.learning_rate * (world_size if self.optim.scale_learning_rate else 1)
 
     def effective_batch_size(self, world_size: int) -> int:
-        return self.optim.batch_size * self.optim.accumulation_steps * world_size
+        """Rows per optimizer step, over all ranks."""
+        optim = self.optim
+        return optim.effective_batch_size or optim.batch_size * optim.accumulation_steps * world_size
+
+    def rows_per_rank(self, world_size: int) -> int:
+        """Rows of an optimizer step on each rank (ConfigError where the ranks cannot share a step evenly)."""
+        rows, rest = divmod(self.effective_batch_size(world_size), world_size)
+        if rest:
+            raise ConfigError(
+                f"optim.effective_batch_size={self.optim.effective_batch_size} cannot be shared by {world_size} ranks",
+                f"Make it a multiple of {world_size}.",
+            )
+        return rows
+
+    def settled(self, world_size: int) -> "RunConfig":
+        """With batch size and accumulation as numbers that make up the effective batch.
+
+        An automatic batch size counts as `FIRST_GUESS_ROWS`, or the next smaller divisor, until it is measured.
+
+        Raises:
+            ConfigError: the effective batch is not a whole number of micro-batches on each rank.
+        """
+        if self.optim.effective_batch_size is None:
+            return self
+        rows = self.rows_per_rank(world_size)
+        batch_size = self.optim.batch_size or max(n for n in range(1, FIRST_GUESS_ROWS + 1) if rows % n == 0)
+        if rows % batch_size:
+            raise ConfigError(
+                f"optim.effective_batch_size={self.optim.effective_batch_size} is {rows} rows on each of {world_size} "
+                f"rank(s), which is no multiple of optim.batch_size={batch_size}",
+                "Set optim.batch_size to a divisor, or to auto.",
+            )
+        return self.with_batch_size(batch_size, rows // batch_size)
+
+    def with_batch_size(self, batch_size: int, accumulation_steps: int) -> "RunConfig":
+        sizes = {"batch_size": batch_size, "accumulation_steps": accumulation_steps}
+        return self.model_copy(update={"optim": self.optim.model_copy(update=sizes)})
 
     def data_file(self, relative: Path) -> Path:
         """A file of the `data` section: under `data.dir`, else under the repository's own data folder."""
@@ -164,7 +240,10 @@ class RunConfig(Section):
 
     def deciding_fields(self) -> dict[str, Any]:
         """Dotted names and values of what decides the trained weights: not where output goes, nor how ranks meet."""
-        sections = self.model_dump(mode="json", exclude={"output": True, "distributed": True, "data": {"dir"}})
+        how_ranks_meet = set(DistributedConfig.model_fields) - {"gradient_compression"}
+        sections = self.model_dump(
+            mode="json", exclude={"output": True, "distributed": how_ranks_meet, "data": {"dir"}}
+        )
         return {
             (f"{section}.{name}" if name else section): value
             for section, content in sections.items()

@@ -115,11 +115,15 @@ class Ranks:
 
     def all_true(self, value: bool) -> bool:
         """Whether the value is true on every rank."""
+        return bool(self.smallest(int(value)))
+
+    def smallest(self, value: int) -> int:
+        """The smallest of all ranks' values, on every rank."""
         if self.store is None:
             return value
-        agreed = torch.tensor(int(value))
+        agreed = torch.tensor(value)
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        return bool(agreed)
+        return int(agreed)
 
     def _wait_for_all(self, round_name: str, timeout_seconds: float) -> None:
         assert self.store is not None

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.artifacts import RunFolder
-from train.config import ResolvedConfig, field_names
+from train.config import AUTO_BATCH, ResolvedConfig, field_names
 from train.distributed import check_world_size, read_topology
 from train.launch import plan_launch
 from train.sft import make_sft_config, refuse_nonsense, sft_options
@@ -15,11 +15,14 @@ from train.sizing import GIB, RunSizes, run_sizes
 
 def print_dry_run(resolved: ResolvedConfig) -> None:
     """Print configuration and sizes; raises what the run itself would raise before training."""
-    config, world_size = resolved.config, assumed_world_size(resolved)
+    world_size = assumed_world_size(resolved)
+    config = resolved.config.settled(world_size)
     sizes = run_sizes(config, world_size)
     console = Console(highlight=False)
     console.print(_configuration_table(resolved))
     console.print(_size_table(sizes))
+    if resolved.config.optim.batch_size == AUTO_BATCH:
+        console.print(f"memory is for {config.optim.batch_size} rows at a time; the run measures how many fit")
     refuse_nonsense(config, world_size=world_size, num_train_rows=sizes.num_train_rows)
     folder = RunFolder(config.output.dir)
     make_sft_config(

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,6 +74,10 @@ class ModelError(RunError):
     exit_code = ExitCode.MODEL
 
 
+class MemoryShortError(RunError):
+    exit_code = ExitCode.MEMORY
+
+
 class DivergedError(RunError):
     exit_code = ExitCode.DIVERGED
 
@@ -127,6 +131,7 @@ def _is_torch_error(error: BaseException, class_name: str) -> bool:
     return any(base.__name__ == class_name for base in type(error).__mro__)
 
 
+_ON_REQUEST = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 _REMEDIES = {
     ExitCode.MEMORY: "Lower optim.batch_size (and raise optim.accumulation_steps), or data.max_length_tokens.",
     ExitCode.PEER: "Look at the other ranks' logs: the first one to fail says why.",
@@ -149,7 +154,8 @@ class FailureRecord:
     def line(self) -> str:
         remedy = f" {self.remedy}" if self.remedy and self.remedy not in self.message else ""
         verdict = f"[exit {self.exit_code}: {self.failure_class}]"
-        return f"error: rank {self.rank}, {self.phase}: {self.message}{remedy} {verdict}"
+        kind = "stopped" if self.exit_code in _ON_REQUEST else "error"
+        return f"{kind}: rank {self.rank}, {self.phase}: {self.message}{remedy} {verdict}"
 
 
 def describe_failure(error: BaseException, phase: str, rank: int) -> FailureRecord:
@@ -174,13 +180,14 @@ def report_failure(error: BaseException, *, phase: str, rank: int, run_folder: P
     if os.access(TERMINATION_LOG, os.W_OK):
         TERMINATION_LOG.write_text(record.line()[:4096])
     if run_folder is not None and run_folder.is_dir():
-        _write_first_cause(run_folder / "failure.json", record)
+        with suppress(OSError):  # the volume may be what failed; stderr has said why
+            _write_first_cause(run_folder / "failure.json", record)
     return ExitCode(record.exit_code)
 
 
 def _write_first_cause(path: Path, record: FailureRecord) -> None:
-    """Write the record, unless a record of the cause is there and this rank merely lost that peer."""
-    if path.exists() and record.exit_code == ExitCode.PEER:
+    """Write the record, unless a record of the cause is there and this rank merely lost that peer or was stopped."""
+    if path.exists() and record.exit_code in (ExitCode.PEER, *_ON_REQUEST):
         return
     half_written = path.with_name(f".{path.name}.{record.rank}")
     half_written.write_text(json.dumps(asdict(record), indent=2) + "\n")

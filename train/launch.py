@@ -4,6 +4,7 @@ Used for `--nproc N` on one machine and for `nprocPerNode` > 1 in a pod. The lau
 with exit code 1; here the exit code of the first process that failed becomes the exit code of the whole.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,14 +61,21 @@ def _processes_per_node(text: str) -> int:
     return int(determine_local_world_size(text))
 
 
-def launch(plan: LocalLaunch, arguments: Sequence[str], rendezvous_timeout_seconds: int) -> int:
-    """Run `python -m train ARGUMENTS` in `plan.num_processes` processes; returns the exit code of the whole."""
+def launch(
+    plan: LocalLaunch, arguments: Sequence[str], rendezvous_timeout_seconds: int, grace_seconds: int = 30
+) -> int:
+    """Run `python -m train ARGUMENTS` in `plan.num_processes` processes; returns the exit code of the whole.
+
+    SIGTERM and Ctrl-C are passed on to the processes, which then have `grace_seconds` to save and leave.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // plan.num_processes)))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(grace_seconds)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our processes speak for themselves
     several_nodes = plan.num_nodes > 1
     config = LaunchConfig(
         min_nodes=plan.num_nodes,

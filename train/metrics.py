@@ -147,6 +147,18 @@ class Recorder(TrainerCallback):
         if self.resumed and self.folder is not None and self.folder.history.is_file():
             earlier = json.loads(self.folder.history.read_text(encoding="utf-8"))
             self.history = [record for record in earlier if record["step"] <= state.global_step]
+            self._complete_epoch(args, state)
+
+    def _complete_epoch(self, args: Any, state: Any) -> None:
+        """A checkpoint of an epoch's last step may be older than the epoch's record."""
+        steps_per_epoch = state.max_steps // args.num_train_epochs
+        last = self.last("epoch") or {"step": 0}
+        if state.global_step % steps_per_epoch == 0 and last["step"] != state.global_step:
+            self.on_epoch_end(args, state, None)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The history on disk is never behind the newest checkpoint."""
+        self.write(force=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_started = time.monotonic()
@@ -226,6 +238,9 @@ class Recorder(TrainerCallback):
         return steps_left * pace + evaluations_left * self.evaluation_seconds
 
     def _append(self, record: dict[str, Any]) -> None:
+        """Add a record; one of the same kind and step, from before a checkpoint was resumed, gives way."""
+        key = (record["kind"], record["step"])
+        self.history = [known for known in self.history if (known["kind"], known["step"]) != key]
         self.history.append(record)
         if self.display and record["kind"] != "epoch":
             self.display.show(record)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import is_flash_attn_2_available
 
 from data.render import check_template
-from data.tokenizer import TemplateError, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
+from data.tokenizer import TemplateError, found_at, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
 from train.artifacts import sha256_of
 from train.config import ModelConfig, RunConfig
 from train.failure import ModelError
@@ -96,8 +96,9 @@ def local_weights(config: ModelConfig) -> Path:
         gguf_file = gguf_file_of(config.name)
         if gguf_file is not None:
             return _converted_gguf(gguf_file)
-        if Path(config.name).is_dir():
-            return Path(config.name)
+        place = found_at(config.name, config.revision)
+        if Path(place).is_dir():
+            return Path(place)
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=WEIGHT_FILES))
@@ -191,7 +192,8 @@ def architecture_without_weights(config: RunConfig) -> PretrainedConfig:
             return AutoConfig.from_pretrained(_converted_gguf(gguf_file))
         if config.model.name in KNOWN_ARCHITECTURES:
             return AutoConfig.for_model(KNOWN_ARCHITECTURES[config.model.name])
-        return AutoConfig.from_pretrained(config.model.name, revision=config.model.revision)
+        place = found_at(config.model.name, config.model.revision)
+        return AutoConfig.from_pretrained(place, revision=config.model.revision)
     except (OSError, ValueError) as error:  # ValueError: a folder or repository without a known config.json
         raise _not_loadable(config.model, error) from error
 

@@ -4,7 +4,9 @@ import json
 import platform
 import re
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +15,15 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from train.artifacts import COMMITTED, RunFolder, flush_folder, write_json
+from train.artifacts import (
+    COMMITTED,
+    ManifestError,
+    RunFolder,
+    flush_folder,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 from train.config import ResolvedConfig, RunConfig
 from train.distributed import Ranks
 from train.failure import ConfigError, StorageError
@@ -45,6 +55,8 @@ def begin(
     beginning: Beginning = "fresh"
     checkpoint = None
     if ranks.topology.is_main:
+        if resolved.config.output.if_exists == "resume":
+            set_aside_damaged(folder)
         beginning, checkpoint = decide_beginning(folder, resolved.config.output.if_exists, identity)
         if beginning == "fresh":
             prepare_folder(folder)
@@ -65,6 +77,15 @@ def prepare_folder(folder: RunFolder) -> None:
         ) from error
 
 
+def checkpoint_bytes(num_trainable: int) -> int:
+    """Size of a checkpoint: what trains and AdamW's two moments, all fp32; the rest is small.
+
+    >>> checkpoint_bytes(1_000_000)
+    12000000
+    """
+    return 3 * 4 * num_trainable
+
+
 def checkpoint_step(folder: Path) -> int | None:
     """The step in a checkpoint's name.
 
@@ -81,8 +102,31 @@ def committed_checkpoints(folder: RunFolder) -> list[Path]:
     return sorted(committed, key=lambda path: checkpoint_step(path) or 0)
 
 
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a committed checkpoint's content, naming the file; None if every sha256 is as written."""
+    try:
+        verify_manifest(checkpoint)
+    except (ManifestError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return str(error) or type(error).__name__  # the manifest itself may be what is damaged
+    return None
+
+
+def set_aside_damaged(folder: RunFolder) -> None:
+    """Rename the damaged checkpoints newer than the newest good one, saying which file is at fault."""
+    for checkpoint in reversed(committed_checkpoints(folder)):
+        problem = damage(checkpoint)
+        if problem is None:
+            return
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{time.time_ns()}")
+        checkpoint.rename(aside)
+        print(
+            f"warning: {checkpoint.name} is damaged, set aside as {aside.name}: {problem}", file=sys.stderr, flush=True
+        )
+
+
 def commit(checkpoint: Path) -> None:
-    """Declare a checkpoint complete: its content reaches the disk first, the marker last."""
+    """Declare a checkpoint complete: sizes and hashes, then all of it on the disk, and the marker last."""
+    write_manifest(checkpoint, {"step": checkpoint_step(checkpoint)})
     flush_folder(checkpoint)
     (checkpoint / COMMITTED).touch()
     flush_folder(checkpoint.parent)

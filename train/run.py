@@ -1,6 +1,7 @@
 """The story of one run, top to bottom: configuration -> ranks -> data -> model -> training -> publication -> demo."""
 
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,36 +9,40 @@ import transformers
 
 from train.adapt import ParameterCount, adapt, master_weights_in_fp32
 from train.artifacts import RunFolder, write_json
+from train.auto_batch import with_measured_batch
 from train.config import ResolvedConfig, RunConfig
 from train.distributed import Topology, join
 from train.failure import Phases
 from train.launch import usable_cores
 from train.metrics import Recorder, pick_display
 from train.model import load_model, load_tokenizer, pick_precision
+from train.outlook import measured_link, outlook
 from train.publish import Publication, publish
-from train.resume import begin, run_identity
+from train.resume import begin, checkpoint_bytes, run_identity
 from train.sft import ChatTrainer, build_trainer, refuse_nonsense, steps_per_epoch
 from train.speed import choose_path
-from train.summary import describe_setup, summary, write_demo
+from train.stopping import StopRequest, refuse_unsavable
+from train.summary import describe_batch, describe_setup, summary, write_demo
 from train.tokens import TrainingData, load_training_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
+def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, stop: StopRequest) -> None:
     """Train one model and leave a complete run folder; a finished one is left as it is."""
-    config, folder = resolved.config, RunFolder(resolved.config.output.dir)
+    config, folder = resolved.config.settled(topology.world_size), RunFolder(resolved.config.output.dir)
     quieten_libraries(is_main=topology.is_main)
 
     with phases("rendezvous"):
         ranks = join(topology, config.distributed)
+        link = measured_link(config, ranks)
     with phases("data"):
         tokenizer = load_tokenizer(config)
         data = load_training_data(config, tokenizer)
         refuse_nonsense(config, world_size=topology.world_size, num_train_rows=len(data.train.rows))
     with phases("agreement"):
-        identity = run_identity(config, data, topology.world_size)
+        identity = run_identity(resolved.config, data, topology.world_size)
         ranks.agree("run shape", identity, config.distributed.rendezvous_timeout_seconds)
         beginning, checkpoint = begin(resolved, folder, identity, ranks)
         if checkpoint is not None:
@@ -50,11 +55,15 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
         model = load_model(config, tokenizer)
         parameters = adapt(model, config.adapt)
         master_weights_in_fp32(model)
+        refuse_unsavable(checkpoint_bytes(parameters.num_trainable), config.distributed.grace_seconds)
         say(topology, describe_setup(config, data, parameters, topology.world_size))
     with phases("speed"):
         path = choose_path(config, model, tokenizer, data, identity["model"], ranks)
-        say(topology, "\n".join(path.report))
+        say(topology, "\n".join([*path.report, *outlook(config, model, data, path, link, topology)]))
     with phases("training"), path.training(model):
+        asked = resolved.config.optim.batch_size
+        config = with_measured_batch(config, asked, model, path.collator, data, ranks, checkpoint)
+        say(topology, describe_batch(config, asked, topology.world_size))
         recorder = make_recorder(config, data, folder, topology, resumed=checkpoint is not None)
         trainer = build_trainer(
             config,
@@ -65,13 +74,15 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases) -> None:
             folder=folder,
             world_size=topology.world_size,
             collator=path.collator,
+            stop=stop,
             callbacks=[recorder],
-            evaluate_first=checkpoint is None,
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         ranks.leave()
     if topology.is_main:
-        finish(resolved, folder, trainer, tokenizer, data, parameters, recorder, identity, phases)
+        finish(
+            replace(resolved, config=config), folder, trainer, tokenizer, data, parameters, recorder, identity, phases
+        )
 
 
 def finish(

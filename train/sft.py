@@ -8,6 +8,8 @@
 import dataclasses
 import difflib
 import itertools
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +26,21 @@ from trl import SFTConfig, SFTTrainer
 from data.render import IGNORE_INDEX, RenderedRow
 from train import resume
 from train.adapt import load_trainable, trainable_parameters
-from train.artifacts import RunFolder
+from train.artifacts import COMMITTED, RunFolder
 from train.batches import NO_ROW, EpochBatches
 from train.config import RunConfig
-from train.failure import ConfigError
+from train.exchange import broadcast_only_what_trains, round_gradients_to_bf16
+from train.failure import ConfigError, ExitCode
 from train.label_loss import add_label_scores, num_labels
 from train.model import pick_device, pick_precision
+from train.stopping import GO_ON, StoppedError, StopRequest, grace_warning
 from train.tokens import TokenisedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BEST_WEIGHTS = "best.safetensors"
+STOP_CODES = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 
 Batch = dict[str, torch.Tensor]
 Collator = Callable[[list[dict[str, Any]]], Batch]
@@ -99,7 +104,7 @@ def refuse_nonsense(config: RunConfig, *, world_size: int, num_train_rows: int) 
             f"{num_train_rows} training rows do not fill one effective batch of "
             f"{config.effective_batch_size(world_size)} (batch_size {config.optim.batch_size} x accumulation_steps "
             f"{config.optim.accumulation_steps} x {world_size} ranks)",
-            "Lower optim.batch_size or optim.accumulation_steps, or add data.",
+            "Lower optim.batch_size, optim.accumulation_steps or optim.effective_batch_size, or add data.",
         )
     if warmup_steps(config, steps) >= steps:
         raise ConfigError(
@@ -166,6 +171,15 @@ class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
         self.batch_sampler.set_epoch(epoch)
 
 
+def agreed_stop(votes: Sequence[float]) -> ExitCode | None:
+    """The exit code all ranks leave with, from the numbers of votes for each of `STOP_CODES`.
+
+    >>> agreed_stop([0, 1])
+    <ExitCode.INTERRUPTED: 130>
+    """
+    return next((code for code, number in zip(STOP_CODES, votes, strict=True) if number), None)
+
+
 class ChatTrainer(SFTTrainer):
     """SFTTrainer with exact batches, exact evaluation and committed checkpoints of the trainable part."""
 
@@ -175,15 +189,23 @@ class ChatTrainer(SFTTrainer):
         folder: RunFolder,
         train_rows: TokenisedRows,
         validation_rows: TokenisedRows,
+        stop: StopRequest,
         **kwargs: Any,
     ) -> None:
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.stop = config, folder, stop
+        self._agreed_stop: ExitCode | None = None
+        self._saved_at = self._step_began = time.monotonic()
+        self._step_seconds, self._grace_was_judged = 0.0, False
         self._label_counts: torch.Tensor | None = None  # [predicted right, all] since the last log
         self.train_rows = RowDataset(train_rows.rows)
         self.validation_rows = RowDataset(validation_rows.rows, first_number=len(train_rows.rows))
         super().__init__(train_dataset=as_dataset(train_rows), eval_dataset=as_dataset(validation_rows), **kwargs)
         self.remove_callback(PrinterCallback)
         add_label_scores(self.model)
+        if self.args.world_size > 1:
+            broadcast_only_what_trains(self.model)
+            if config.distributed.gradient_compression == "bf16":
+                round_gradients_to_bf16(self.accelerator)
 
     def get_train_dataloader(self) -> EpochLoader:
         batches = EpochBatches(
@@ -199,6 +221,7 @@ class ChatTrainer(SFTTrainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
         """The micro-batches of one step, and the labels of all ranks in it, which the loss is divided by."""
+        self._step_began = time.monotonic()
         batches = list(itertools.islice(epoch_iterator, num_batches))
         count = torch.tensor(sum(map(num_labels, batches)), device=device)
         if self.args.world_size > 1:
@@ -219,30 +242,105 @@ class ChatTrainer(SFTTrainer):
         # Each rank's gradient is averaged over the ranks by DDP; the divisor counts the labels of all of them.
         return scores.summed_loss / num_items_in_batch.clamp(min=1) * self.args.world_size
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, with requests to stop left to the end of a step."""
+        with self.stop.left_to_trainer():
+            return super().train(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the share of label tokens predicted right since the last log, over all ranks."""
+        """Add the share of label tokens predicted right since the last log, over all ranks.
+
+        The same exchange tells every rank whether any of them was asked to stop, and whether a checkpoint is due.
+        """
+        due = 0
         if "loss" in logs and self._label_counts is not None:
-            num_correct, num_labels = self.accelerator.reduce(self._label_counts).tolist()
+            told = torch.tensor([*self._stop_votes(), self._checkpoint_is_due()], device=self._label_counts.device)
+            summed = self.accelerator.reduce(torch.cat([self._label_counts, told])).tolist()
+            num_correct, num_labels, *votes, due = summed
             logs["token_accuracy"] = num_correct / max(1, num_labels)
             self._label_counts = None
+            self._agreed_stop = agreed_stop(votes)
         super().log(logs, start_time)
+        if due or self._agreed_stop:
+            self.control.should_save = True
+        if self._agreed_stop:  # saving comes first: the resumed run makes up for the evaluation
+            self.control.should_evaluate = False
+
+    def _stop_votes(self) -> list[int]:
+        """[stopped, interrupted]: what this rank was asked."""
+        return [self.stop.code == code for code in STOP_CODES]
+
+    def _checkpoint_is_due(self) -> bool:
+        minutes = self.config.output.checkpoint_every_minutes
+        is_late = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return is_late and bool(self.args.should_save)  # rank 0's clock counts
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._step_seconds = time.monotonic() - self._step_began
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._agreed_stop:
+            self._stop_here()
+
+    def _stop_here(self) -> None:
+        """Leave training for good, every rank in the same step; all of it is saved (raises StoppedError)."""
+        step, code = self.state.global_step, self._agreed_stop
+        assert code is not None
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        if self.args.should_save:
+            self.stop.fulfilled()
+        if self.args.world_size > 1:
+            dist.barrier()  # rank 0 has committed
+        saved = f"at step {step}, saved" if step else "before step 1, nothing to save"
+        raise StoppedError(f"stopped {saved}", GO_ON, code)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Also asked before the first step: the original model is measured then, or what a stop had put off."""
+        resumed = skip_scheduler and self.state.global_step > 0
+        if resumed and not self._evaluation_was_put_off():
+            return {}
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if resumed:
+            self._determine_best_metric(metrics, trial)
+        return metrics
+
+    def _evaluation_was_put_off(self) -> bool:
+        """Whether the checkpoint we go on from was written before the evaluation of its step."""
+        step, last = self.state.global_step, self.state.max_steps
+        every_steps = self.config.evaluation.every_steps
+        is_due = step % (every_steps or last // self.config.optim.epochs) == 0 or step == last
+        return is_due and not any("eval_loss" in log and log["step"] == step for log in self.state.log_history)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Mean negative log-likelihood of the validation set's label tokens, in nats per token; every rank gets it."""
+        """Mean negative log-likelihood of the validation set's label tokens, in nats per token; every rank gets it.
+
+        A request to stop ends it early: the step is saved, and the resumed run begins with this evaluation.
+        """
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64)  # [sum of losses, number of label tokens]
-        lengths = [len(row.input_ids) for row in self.validation_rows.rows]
-        by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        mine = by_length[self.args.process_index :: self.args.world_size]
-        size = self.args.per_device_eval_batch_size
-        for start in range(0, len(mine), size):
-            total += self._summed_loss(mine[start : start + size])
+        total = torch.zeros(2 + len(STOP_CODES), dtype=torch.float64)  # [summed loss, number of label tokens, votes]
+        for batch in self._validation_batches():
+            if self.stop.code:
+                break
+            total[:2] += self._summed_loss(batch)
+        total[2:] = torch.tensor(self._stop_votes())
         if self.args.world_size > 1:
             dist.all_reduce(total)
+        self._agreed_stop = agreed_stop(total[2:].tolist())
+        if self._agreed_stop:
+            if self.state.global_step:
+                self._save_checkpoint(self.model, None)
+            self._stop_here()
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _validation_batches(self) -> Iterator[list[int]]:
+        """This rank's share of the validation rows, the longest first."""
+        lengths = [len(row.input_ids) for row in self.validation_rows.rows]
+        by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        mine = by_length[self.args.process_index :: self.args.world_size]
+        size = self.args.per_device_eval_batch_size
+        return (mine[start : start + size] for start in range(0, len(mine), size))
 
     @torch.no_grad()
     def _summed_loss(self, rows: Sequence[int]) -> torch.Tensor:
@@ -267,7 +365,10 @@ class ChatTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """1. every rank its RNG state, 2. rank 0 all else, 3. all are done, 4. the marker, 5. older ones go."""
+        start = time.monotonic()
         checkpoint = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+        if self._is_committed_on_rank_0(checkpoint):
+            return
         checkpoint.mkdir(parents=True, exist_ok=True)
         self._save_rng_state(str(checkpoint))
         if self.args.should_save:
@@ -279,6 +380,22 @@ class ChatTrainer(SFTTrainer):
         if self.args.should_save:
             resume.commit(checkpoint)
             resume.prune(self.folder, self.config.output.keep_checkpoints)
+        self._saved_at = time.monotonic()
+        self._warn_of_short_grace(self._saved_at - start)
+
+    def _is_committed_on_rank_0(self, checkpoint: Path) -> bool:
+        """Whether this step is saved already; every rank gets the same answer, though it may see no files."""
+        committed = torch.tensor(int(self.args.should_save and (checkpoint / COMMITTED).is_file()))
+        if self.args.world_size > 1:
+            dist.broadcast(committed, src=0)
+        return bool(committed)
+
+    def _warn_of_short_grace(self, save_seconds: float) -> None:
+        """Once, on rank 0: what a stop would take, as measured by the first checkpoint."""
+        warning = grace_warning(save_seconds, self._step_seconds, self.config.distributed.grace_seconds)
+        if warning and self.args.should_save and not self._grace_was_judged:
+            print(warning, file=sys.stderr, flush=True)
+        self._grace_was_judged = True
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         load_trainable(self.model, load_file(Path(resume_from_checkpoint) / resume.TRAINABLE_WEIGHTS))
@@ -300,17 +417,18 @@ def build_trainer(
     world_size: int,
     collator: Collator,
     callbacks: Sequence[TrainerCallback] = (),
-    evaluate_first: bool = True,
+    stop: StopRequest | None = None,
 ) -> ChatTrainer:
-    """The trainer of one run. `evaluate_first` measures the original model before step 1."""
+    """The trainer of one run; it measures the original model before step 1. Without `stop` nothing stops it early."""
     options = sft_options(config, world_size=world_size, num_train_rows=len(train_rows.rows), folder=folder)
     return ChatTrainer(
         config,
         folder,
         train_rows,
         validation_rows,
+        stop or StopRequest(),
         model=model,
-        args=make_sft_config({**options, "eval_on_start": evaluate_first}, config.trl),
+        args=make_sft_config({**options, "eval_on_start": True}, config.trl),
         processing_class=tokenizer,
         data_collator=collator,
         callbacks=list(callbacks),

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from data.dataset import read_dataset, read_questions
-from train.adapt import ParameterCount, adapt
+from train.activation_cache import first_trained_layer
+from train.adapt import ParameterCount, adapt, transformer_layers
 from train.config import RunConfig
+from train.cost import MicroBatch, ModelShape, memory_bytes
 from train.failure import ModelError
 from train.model import architecture_without_weights, pick_precision
 from train.sft import steps_per_epoch, total_steps, warmup_steps
 from train.tokens import split_configured
 
 GIB = 2**30
-FP32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class RunSizes:
     warmup_steps: int
     learning_rate: float
     parameters: ParameterCount
-    memory_bytes: int
-    """Estimate for one device: weights, gradients, Adam's two moments, activations of the trained layers."""
+    memory_bytes: float
+    """Estimate for one device: weights, gradients, Adam's two moments, activations of the trained layers, logits."""
 
 
 def run_sizes(config: RunConfig, world_size: int) -> RunSizes:
     """Sizes without loading weights (raises ModelError where the architecture cannot be known)."""
+    config = config.settled(world_size)
     num_train_rows, num_validation_rows = count_rows(config)
     architecture = architecture_without_weights(config)
-    parameters = count_parameters(config, architecture)
+    model, parameters = model_without_weights(config, architecture)
+    shape = model_shape(model, recomputes=config.optim.gradient_checkpointing)
     steps = total_steps(config, world_size=world_size, num_train_rows=num_train_rows)
     return RunSizes(
         world_size=world_size,
@@ -48,7 +51,7 @@ def run_sizes(config: RunConfig, world_size: int) -> RunSizes:
         warmup_steps=warmup_steps(config, steps),
         learning_rate=config.learning_rate_at(world_size),
         parameters=parameters,
-        memory_bytes=memory_estimate_bytes(config, architecture, parameters),
+        memory_bytes=memory_estimate_bytes(config, shape, parameters, world_size),
     )
 
 
@@ -60,32 +63,53 @@ def count_rows(config: RunConfig) -> tuple[int, int]:
     return len(split.train), len(split.validation)
 
 
-def count_parameters(config: RunConfig, architecture: PretrainedConfig) -> ParameterCount:
-    """Parameters after `adapt`, counted on the meta device: no memory, no weights."""
+def model_without_weights(config: RunConfig, architecture: PretrainedConfig) -> tuple[PreTrainedModel, ParameterCount]:
+    """The adapted model on the meta device: shapes, and what trains."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(architecture)
     except ValueError as error:
         raise ModelError(f"'{config.model.name}' is not a causal language model: {error}") from error
-    return adapt(model, config.adapt)
+    return model, adapt(model, config.adapt)
 
 
-def memory_estimate_bytes(config: RunConfig, architecture: PretrainedConfig, parameters: ParameterCount) -> int:
-    """Rough peak for one device; activations are those of the trained layers, at the full `max_length_tokens`.
+def model_shape(model: PreTrainedModel, *, recomputes: bool) -> ModelShape:
+    """What the costs of an adapted model depend on; its layers are taken to be alike."""
+    text, layers = model.config.get_text_config(), transformer_layers(model)
+    head, trained = model.get_output_embeddings(), [_trains(layer) for layer in layers]
+    lowest = trained.index(True) if any(trained) else len(layers)
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_value_heads = getattr(text, "num_key_value_heads", None) or heads
+    return ModelShape(
+        num_layers=len(layers),
+        num_cached_layers=first_trained_layer(model),
+        num_backward_layers=len(layers) - (0 if _trains(model.get_input_embeddings()) else lowest),
+        num_trained_layers=sum(trained),
+        layer_parameters=sum(p.numel() for p in layers[0].parameters() if p.dim() > 1),
+        key_value_parameters=2 * key_value_heads * head_size * text.hidden_size,
+        attention_width=heads * head_size,
+        head_parameters=head.weight.numel(),
+        head_trains=_trains(head),
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        vocabulary_size=text.vocab_size,
+        recomputes=recomputes,
+    )
 
-    Per token and layer a transformer keeps about 10 hidden-size and 3 intermediate-size values for the backward pass;
-    gradient checkpointing keeps one hidden-size value and recomputes one layer at a time.
-    """
-    element_bytes = torch.finfo(pick_precision(config.model)).bits // 8
-    text = architecture.get_text_config()
-    num_layers = text.num_hidden_layers
-    trained = num_layers if config.adapt.layers == "all" or config.adapt.head == "tied" else config.adapt.last_n_layers
-    per_layer = 10 * text.hidden_size + 3 * text.intermediate_size
-    if config.optim.gradient_checkpointing:
-        values_per_token = trained * text.hidden_size + per_layer
-    else:
-        values_per_token = trained * per_layer
+
+def _trains(module: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def memory_estimate_bytes(config: RunConfig, shape: ModelShape, parameters: ParameterCount, world_size: int) -> float:
+    """Rough peak of one device on the plain path, rows of `max_length_tokens`, a quarter of them labels."""
     tokens = config.optim.batch_size * config.data.max_length_tokens
-    frozen_bytes = (parameters.num_total - parameters.num_trainable) * element_bytes
-    trainable_bytes = parameters.num_trainable * 4 * FP32_BYTES  # weight, gradient, two moments
-    return frozen_bytes + trainable_bytes + tokens * values_per_token * element_bytes
+    return memory_bytes(
+        shape,
+        MicroBatch(tokens, tokens / 4),
+        num_parameters=parameters.num_total,
+        num_trainable=parameters.num_trainable,
+        element_bytes=torch.finfo(pick_precision(config.model)).bits // 8,
+        num_ranks=world_size,
+    )

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from train.adapt import ParameterCount
 from train.artifacts import RunFolder, write_json
-from train.config import ResolvedConfig, RunConfig
+from train.config import AUTO_BATCH, ResolvedConfig, RunConfig
 from train.failure import Phases
 from train.generation import answer_all, comparison
 from train.generation_settings import GenerationSettings
@@ -33,12 +33,20 @@ def describe_setup(config: RunConfig, data: TrainingData, parameters: ParameterC
         f"attention {pick_attention(config)}, {world_size} rank(s)",
         f"data       {data.facts['train_rows']} training and {data.facts['validation_rows']} validation rows of "
         f"{data.facts['rows']} ({data.facts['truncated_rows']} cut, {data.facts['held_out_rows']} held out)",
-        f"batch      {optim.batch_size} x {optim.accumulation_steps} accumulation x {world_size} rank(s) = "
-        f"{config.effective_batch_size(world_size)} rows a step",
         f"rate       {optim.learning_rate:g} -> {config.learning_rate_at(world_size):g} "
         f"({'scaled by the world size' if optim.scale_learning_rate else 'not scaled'}), {optim.schedule}",
     ]
     return "\n".join(lines)
+
+
+def describe_batch(config: RunConfig, asked_batch_size: int, world_size: int) -> str:
+    """The batch of a step and what it is made of; `asked_batch_size` is the configured one."""
+    optim = config.optim
+    found = " (the most that fit on every rank)" if asked_batch_size == AUTO_BATCH else ""
+    return (
+        f"batch      {optim.batch_size}{found} x {optim.accumulation_steps} accumulation x {world_size} rank(s) = "
+        f"{config.effective_batch_size(world_size)} rows a step"
+    )
 
 
 def write_demo(

@@ -113,6 +113,7 @@ def test_no_network_is_needed(tmp_path):
         (["smoke"], {"EPOCHS": "many"}, 2, "optim.epochs: input should be a valid integer"),
         (["smoke", "trl.adam_betta1=0.9"], {}, 2, "Did you mean 'trl.adam_beta1'?"),
         (["smoke", "distributed.world_size=4"], {}, 2, "made for distributed.world_size=4"),
+        (["smoke", "optim.batch_size=auto"], {}, 2, "the rows of a step must be given"),
         (["smoke", "data.max_train_rows=4"], {}, 2, "4 training rows do not fill one effective batch of 8"),
         (["smoke", "data.dataset=none.parquet"], {}, 3, "python -m data build"),
         (["smoke", "data.max_length_tokens=300"], {}, 3, "longer than data.max_length_tokens=300"),

@@ -86,8 +86,29 @@ def test_a_resumed_run_takes_up_the_history_up_to_its_checkpoint(folder):
         step(first, number)
     first.write(force=True)
     resumed = recorder(folder, resumed=True)
-    resumed.on_train_begin(None, SimpleNamespace(global_step=2), None)
+    state = SimpleNamespace(global_step=2, max_steps=8, epoch=0.5)
+    resumed.on_train_begin(SimpleNamespace(num_train_epochs=2), state, None)
     assert [entry["step"] for entry in resumed.history] == [1, 2]
+
+
+def test_a_checkpoint_of_an_epochs_last_step_gets_the_epochs_record(folder):
+    first = recorder(folder)
+    for number in range(1, 5):
+        state = step(first, number)
+    first.on_save(None, state, None)
+    for _ in range(2):  # resumed twice: one record all the same
+        resumed = recorder(folder, resumed=True)
+        resumed.on_train_begin(SimpleNamespace(num_train_epochs=2), state, None)
+        resumed.write(force=True)
+        assert [entry["step"] for entry in resumed.history if entry["kind"] == "epoch"] == [4]
+
+
+def test_an_evaluation_made_again_after_a_resume_replaces_the_first(folder):
+    record = recorder(folder)
+    state = step(record, 1)
+    for loss in (1.5, 1.25):
+        record.on_log(None, state, None, {"eval_loss": loss})
+    assert record.losses("evaluation") == [1.25]
 
 
 def test_lines_for_logs(capsys):

@@ -2,7 +2,14 @@ import pytest
 
 from train.artifacts import COMMITTED, RunFolder, published_atomically, write_json
 from train.failure import ConfigError
-from train.resume import checkpoint_step, commit, committed_checkpoints, decide_beginning, prune
+from train.resume import (
+    checkpoint_step,
+    commit,
+    committed_checkpoints,
+    decide_beginning,
+    prune,
+    set_aside_damaged,
+)
 
 IDENTITY = {"optim.epochs": 2, "data": "abc"}
 
@@ -78,3 +85,38 @@ def test_prune_keeps_the_newest_and_removes_older_debris(folder):
 def test_the_marker_is_written_last(folder):
     path = checkpoint(folder, 4)
     assert (path / COMMITTED).stat().st_mtime_ns >= (path / "weights").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda path: (path / "weights").write_text("x"), "weights is not the file"),
+        (lambda path: (path / "weights").write_text("longer"), "weights has 6 bytes where the manifest lists 1"),
+        (lambda path: (path / "weights").unlink(), "weights is missing"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_text('{"files": ["half'), "Unterminated string"),
+        (lambda path: (path / "manifest.json").write_text('{"files": {"../out": {}}}'), "outside the folder"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "list indices"),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_newest_good_one_resumed(folder, capsys, harm, says):
+    for step in (2, 4, 6, 8):
+        checkpoint(folder, step)
+    for step in (2, 6, 8):
+        harm(folder.checkpoints / f"checkpoint-{step}")
+    set_aside_damaged(folder)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("warning: checkpoint-8 is damaged")
+    assert says in lines[0]
+    assert decide_beginning(folder, "resume", IDENTITY)[1] == folder.checkpoints / "checkpoint-4"
+    assert len(list(folder.checkpoints.glob("damaged-checkpoint-*"))) == 2
+    prune(folder, keep=1)
+    assert [checkpoint_step(path) for path in committed_checkpoints(folder)] == [4]
+
+
+def test_nothing_is_set_aside_where_all_is_well(folder, capsys):
+    checkpoint(folder, 2)
+    set_aside_damaged(folder)
+    assert not capsys.readouterr().err
+    assert (folder.checkpoints / "checkpoint-2").is_dir()

@@ -1,0 +1,107 @@
+"""What this machine gives the process: memory within its limits, folders it may write, its user. No torch here."""
+
+import getpass
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+CGROUP = Path("/sys/fs/cgroup")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point whose size is asked for, not a file we make there
+PROBE_BYTES = 32 * 2**20
+
+
+def available_memory_bytes(cgroup: Path = CGROUP) -> int:
+    """Host memory this process can still get: what the machine has left, or less where a container limits it."""
+    available: int = psutil.virtual_memory().available
+    for limit_name, usage_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, usage = _number(cgroup / limit_name), _number(cgroup / usage_name)
+        if limit is not None and usage is not None:
+            available = min(available, max(0, limit - usage))
+    return available
+
+
+def _number(path: Path) -> int | None:
+    """The number in a cgroup file; None where there is no such file, or it says `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def shared_memory_bytes() -> int | None:
+    """Size of /dev/shm; None on systems without one."""
+    return shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is, or would be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def user_name() -> str:
+    """Who we are; in a container often a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no passwd entry: KeyError, and OSError from Python 3.13 on
+        return f"{os.getuid()} (without a name)"
+
+
+@dataclass(frozen=True)
+class VolumeSpeed:
+    write_bytes_per_second: float
+    flush_seconds: float
+    """How long fsync of a few bytes takes: every file of a checkpoint pays it."""
+
+
+def prove_volume(folder: Path, num_bytes: int = PROBE_BYTES) -> VolumeSpeed:
+    """Do in `folder` what a checkpoint does: write, fsync, rename, read back, lock. What it made is removed again.
+
+    Raises:
+        OSError: one of them does not work; the message names which.
+    """
+    existed = folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".preflight-", dir=folder) as probe:
+            return _prove(Path(probe), num_bytes)
+    finally:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _prove(probe: Path, num_bytes: int) -> VolumeSpeed:
+    written, renamed = probe / "written", probe / "renamed"
+    seconds = _write_and_flush(written, os.urandom(2**20), num_bytes)  # random: some volumes compress
+    flush_seconds = _write_and_flush(probe / "small", b"x", 1)
+    written.replace(renamed)
+    if written.exists() or renamed.stat().st_size != num_bytes:
+        raise OSError(f"a file renamed in {probe.parent} did not arrive whole")
+    lock = FileLock(probe / "lock")
+    try:
+        with lock.acquire(timeout=5):
+            pass
+    except (Timeout, NotImplementedError) as error:
+        raise OSError(f"files in {probe.parent} cannot be locked ({error})") from error
+    return VolumeSpeed(num_bytes / max(seconds, 1e-9), flush_seconds)
+
+
+def _write_and_flush(path: Path, piece: bytes, num_bytes: int) -> float:
+    """Seconds to write `num_bytes` in pieces and have them on the disk."""
+    start = time.monotonic()
+    with path.open("wb") as stream:
+        for _ in range(num_bytes // len(piece)):
+            stream.write(piece)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return time.monotonic() - start
