@@ -86,7 +86,7 @@ def test_broken_pods_are_refused(kubectl, spec, sentence):
 
 
 def test_kubectl_logs_follow_exec_and_wait(cluster, kubectl):
-    cluster.create(JOB, job(script="echo one; sleep 3; echo two", worker_script="true"))
+    cluster.create(JOB, job(script="echo one; sleep 10; echo two", worker_script="true"))
     wait_for_pod(cluster)
     follower = kubectl.start("-n", NAMESPACE, "logs", "-f", "tune-master-0")
     ran = kubectl("-n", NAMESPACE, "exec", "tune-master-0", "--", "sh", "-c", "echo $RANK; echo bad >&2; exit 3")
