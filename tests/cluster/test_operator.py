@@ -98,9 +98,9 @@ def test_operators_variables_win_and_local_rank_is_not_among_them(cluster):
         'python -c "import json, os; print(json.dumps({n: v for n, v in os.environ.items() '
         "if 'RANK' in n or 'WORLD' in n or 'PET' in n or n == 'MINE'}))\""
     )
-    cluster.create(
-        JOB, job(script=script, container={"env": [{"name": "RANK", "value": "7"}, {"name": "MINE", "value": "1"}]})
-    )
+    env = [{"name": "RANK", "value": "7"}, {"name": "MINE", "value": "1"}]
+    # The master stays up until the worker's init container has resolved its name.
+    cluster.create(JOB, job(script=f"{script}; sleep 5", worker_script=script, container={"env": env}))
     assert cluster.wait_for_end(NAMESPACE, "tune", SECONDS) == "Succeeded"
     cluster.wait_until(lambda: cluster.phase_of(NAMESPACE, "tune-worker-0") == "Succeeded", SECONDS)
     seen = {role: json.loads(cluster.log_of(NAMESPACE, f"tune-{role}-0")) for role in ("master", "worker")}
