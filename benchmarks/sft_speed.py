@@ -10,8 +10,6 @@ its last two layers and its head train. The losses are measured at the end, row 
 """
 
 import json
-import os
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -20,12 +18,14 @@ from datetime import date
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.sft_variants import MICRO_BATCH, VARIANTS, Precision, Task, work
+from train.launch import usable_cores
 
 ROOT = Path(__file__).parents[1]
 REAL_SET = ROOT.parent / "shared" / "data" / "practical_skills_qa.parquet"
@@ -34,69 +34,12 @@ MOST_SECONDS_A_TURN = 900
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to do the run: TRL's own trainer (`stock`), or ours with these settings."""
-
-    title: str
-    stock: bool
-    settings: tuple[str, ...]
-    micro_batch: int | None
-    """Rows per forward pass; None: the whole effective batch, as one tree."""
-
-
-PLAIN = ("speed.prefix_sharing=off", "speed.activation_cache=off")
-SEED = (*PLAIN, "adapt.head=tied", "optim.gradient_checkpointing=true")
-SHARED = ("speed.prefix_sharing=on", "speed.activation_cache=off")
-CACHED = ("speed.prefix_sharing=on", "speed.activation_cache=on")
-VARIANTS = {
-    "stock_seed": Variant("stock TRL: tied head, gradient checkpointing", True, SEED, 8),
-    "stock_best": Variant("stock TRL: untied head, no checkpointing", True, PLAIN, 8),
-    "stock_label_head": Variant("the same, head on label positions only", False, PLAIN, 8),
-    "shared": Variant("prefix sharing", False, SHARED, None),
-    "shared_cached": Variant("prefix sharing + activation cache", False, CACHED, None),
-}
 RATIOS = [
     ("shared_cached", "stock_seed"),
     ("shared_cached", "stock_best"),
     ("shared_cached", "stock_label_head"),
     ("shared", "stock_label_head"),
 ]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every variant has to do."""
-
-    num_rows: int
-    num_epochs: int
-    effective_batch: int
-    precision: str
-    device: str
-    dataset: Path
-
-    @property
-    def num_validation_rows(self) -> int:
-        return max(8, self.num_rows // 8)
-
-    @property
-    def num_steps(self) -> int:
-        return self.num_epochs * -(-self.num_rows // self.effective_batch)
-
-    def overrides(self, variant: Variant, folder: Path) -> list[str]:
-        micro_batch = variant.micro_batch or self.effective_batch
-        return [
-            f"data.dataset={self.dataset}",
-            f"data.max_train_rows={self.num_rows}",
-            f"data.max_validation_rows={self.num_validation_rows}",
-            f"optim.epochs={self.num_epochs}",
-            f"optim.batch_size={micro_batch}",
-            f"optim.accumulation_steps={self.effective_batch // micro_batch}",
-            f"evaluation.batch_size={micro_batch}",
-            f"model.precision={self.precision}",
-            f"output.dir={folder}",
-            *variant.settings,
-        ]
 
 
 @dataclass
@@ -113,129 +56,6 @@ class Result:
     @property
     def seconds(self) -> float:
         return sum(self.turn_seconds)
-
-
-# --- one variant, in its own process ---------------------------------------------------------------------------------
-
-
-def work(name: str, task: Task, connection: Connection) -> None:
-    """Do the run of one variant, a turn at a time; at the end send what came of it."""
-    import torch
-    import transformers
-
-    from train.adapt import adapt, master_weights_in_fp32
-    from train.config import resolve_config
-    from train.distributed import Ranks, Topology
-    from train.metrics import peak_memory_bytes
-    from train.model import load_model, load_tokenizer, model_fingerprint
-    from train.speed import choose_path
-    from train.tokens import load_training_data
-
-    transformers.utils.logging.set_verbosity_error()
-    with TemporaryDirectory() as temporary:
-        config = resolve_config("laptop", task.overrides(VARIANTS[name], Path(temporary)), {}).config
-        tokenizer = load_tokenizer(config)
-        data = load_training_data(config, tokenizer)
-        transformers.set_seed(config.seed)
-        model = load_model(config, tokenizer)
-        adapt(model, config.adapt)
-        master_weights_in_fp32(model)
-        fingerprint = model_fingerprint(config)
-        os.environ["CACHE_DIR"] = temporary  # nothing computed by an earlier run is found
-        _end_turn(connection)
-        path = choose_path(config, model, tokenizer, data, fingerprint, Ranks(Topology()))
-        with path.training(model):
-            trainer = _trainer(VARIANTS[name], config, model, tokenizer, data, path, connection)
-            _end_turn(connection)
-            trainer.train()
-            _end_turn(connection)
-            peak_bytes = torch.cuda.max_memory_allocated() if task.device == "cuda" else peak_memory_bytes()
-        result = {
-            "train_loss": statistics.mean(record["loss"] for record in trainer.state.log_history if "loss" in record),
-            "eval_loss": _loss_row_by_row(model, data.validation.rows),
-            "peak_rss_bytes": peak_bytes,
-            "report": path.report,
-        }
-        connection.send(result)
-
-
-def _end_turn(connection: Connection) -> None:
-    """Hand the turn over, saying how much CPU time has been used so far, and wait for the next one."""
-    connection.send(time.process_time())
-    connection.recv()
-
-
-def _trainer(
-    variant: Variant, config: Any, model: Any, tokenizer: Any, data: Any, path: Any, connection: Connection
-) -> Any:
-    from transformers import TrainerCallback
-    from transformers.trainer_utils import SaveStrategy
-
-    from train.artifacts import RunFolder
-    from train.sft import as_dataset, build_trainer, make_sft_config, sft_options
-
-    class TurnByTurn(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            _end_turn(connection)
-
-    folder, num_rows = RunFolder(config.output.dir), len(data.train.rows)
-    if variant.stock:
-        options = sft_options(config, world_size=1, num_train_rows=num_rows, folder=folder)
-        trainer = stock_trainer_class()(
-            model=model,
-            args=make_sft_config({**options, "eval_on_start": True}, config.trl),
-            processing_class=tokenizer,
-            callbacks=[TurnByTurn()],
-            train_dataset=as_dataset(data.train),
-            eval_dataset=as_dataset(data.validation),
-        )
-    else:
-        trainer = build_trainer(
-            config,
-            model=model,
-            tokenizer=tokenizer,
-            train_rows=data.train,
-            validation_rows=data.validation,
-            folder=folder,
-            world_size=1,
-            collator=path.collator,
-            callbacks=[TurnByTurn()],
-        )
-    trainer.args.save_strategy = SaveStrategy.NO
-    return trainer
-
-
-def stock_trainer_class() -> Any:
-    """SFTTrainer as it is, but for the order of its rows, which must be the same for all variants."""
-    from trl import SFTTrainer
-
-    from train.batches import EpochBatches
-    from train.sft import EpochLoader
-
-    class StockTrainer(SFTTrainer):  # type: ignore[misc]
-        def get_train_dataloader(self) -> Any:
-            size = self.args.per_device_train_batch_size
-            batches = EpochBatches(len(self.train_dataset), batch_size=size, num_ranks=1, rank=0, seed=self.args.seed)
-            return EpochLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
-
-    return StockTrainer
-
-
-def _loss_row_by_row(model: Any, rows: Sequence[Any]) -> float:
-    """Mean loss of the rows' label tokens in fp32, by the whole model and nothing but it."""
-    import torch
-    from torch.nn import functional
-
-    model.float().eval()
-    losses, num_labels = 0.0, 0
-    with torch.no_grad():
-        for row in rows:
-            ids = torch.tensor([row.input_ids], device=model.device)
-            labels = torch.tensor(row.labels[1:], device=model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-            losses += functional.cross_entropy(logits, labels, reduction="sum").item()
-            num_labels += int((labels >= 0).sum())
-    return losses / num_labels
 
 
 # --- all of them, in turn --------------------------------------------------------------------------------------------
@@ -317,7 +137,7 @@ def as_json(results: dict[str, Result], task: Task) -> dict[str, Any]:
             **vars(task),
             "dataset": task.dataset.name,
             "date": date.today().isoformat(),
-            "machine": machine(task),
+            "machine": machine(),
         },
         "variants": {
             name: {
@@ -336,14 +156,14 @@ def as_json(results: dict[str, Result], task: Task) -> dict[str, Any]:
     }
 
 
-def machine(task: Task) -> str:
-    if task.device == "cuda":
-        import torch
+def machine() -> str:
+    import torch
 
+    if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
-    return f"{len(os.sched_getaffinity(0))} cores, {model}"
+    return f"{usable_cores()} cores, {model}"
 
 
 def print_result(found: dict[str, Any], console: Console) -> None:
@@ -396,8 +216,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Training rows.")] = 64,
     epochs: Annotated[int, typer.Option(help="Epochs.")] = 4,
     effective_batch: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 32,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, for all variants.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[Precision, typer.Option(help="For all variants.")] = "fp32",
     only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw rows per second here.")] = None,
@@ -406,8 +225,13 @@ def main(
     names = only.split(",")
     if unknown := set(names) - VARIANTS.keys():
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(VARIANTS)}", param_hint="--only")
+    if rows < effective_batch or effective_batch % MICRO_BATCH:
+        raise typer.BadParameter(
+            f"{effective_batch} rows a step must be a multiple of {MICRO_BATCH}, and no more than the {rows} rows",
+            param_hint="--effective-batch",
+        )
     dataset = REAL_SET if REAL_SET.is_file() else BAKED_IN_SET
-    task = Task(rows, epochs, effective_batch, precision, device, dataset)
+    task = Task(rows, epochs, effective_batch, precision, dataset)
     console = Console(width=150)
     found = as_json(measure(names, task, console), task)
     print_result(found, console)

@@ -9,7 +9,7 @@ from train.artifacts import RunFolder
 from train.config import AUTO_BATCH, ResolvedConfig, field_names
 from train.distributed import check_world_size, read_topology
 from train.launch import plan_launch
-from train.sft import make_sft_config, refuse_nonsense, sft_options
+from train.sft_options import make_sft_config, refuse_nonsense, sft_options
 from train.sizing import GIB, RunSizes, run_sizes
 
 

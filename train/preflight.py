@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from train.bandwidth import measure_link
 from train.config import DistributedConfig, ResolvedConfig
 from train.distributed import Ranks, Topology, join
 from train.failure import ExitCode, RunError, describe_failure
@@ -27,8 +26,6 @@ from train.run import quieten_libraries
 MEETING_SECONDS = 40
 COLLECTIVE_SECONDS = 20
 CLOCK_TOLERANCE_SECONDS = 5.0
-SMALL_EXCHANGE_BYTES, LARGE_EXCHANGE_BYTES = 2**20, 16 * 2**20
-EXCHANGE_BUDGET_SECONDS = 3.0
 COLUMNS = 120
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -123,7 +120,7 @@ def examine_together(facts: Facts, findings: list[Finding]) -> list[Finding]:
         return findings  # alone: every rank says what it saw itself
     together: list[tuple[str, Callable[[], str | Warned]]] = [
         ("same run", lambda: same_run(ranks[0], facts)),
-        ("network", lambda: exchange(facts.topology)),
+        ("network", lambda: measure_link(facts.topology.world_size).description),
         ("clocks", lambda: compare_clocks(ranks[0])),
     ]
     findings.append(examine_alone(AFTER_MEETING, facts, findings))
@@ -173,41 +170,6 @@ def same_run(ranks: Ranks, facts: Facts) -> str:
     """Settings, data, model and packages compared between the ranks."""
     ranks.agree("run shape", facts.identity or facts.config.deciding_fields(), MEETING_SECONDS)
     return "settings, data, model and packages are the same" if facts.identity else "settings are the same"
-
-
-def exchange(topology: Topology) -> str:
-    """All-reduce a little, then more if that was fast; the bandwidth is that of a ring."""
-    seconds = _all_reduce_seconds(SMALL_EXCHANGE_BYTES)
-    num_bytes = SMALL_EXCHANGE_BYTES
-    if seconds * LARGE_EXCHANGE_BYTES / SMALL_EXCHANGE_BYTES < EXCHANGE_BUDGET_SECONDS:
-        num_bytes = LARGE_EXCHANGE_BYTES
-        seconds = _all_reduce_seconds(num_bytes)
-    gigabits = ring_gigabits_per_second(num_bytes, topology.world_size, seconds)
-    return f"all-reduce of {num_bytes // 2**20} MiB in {1000 * seconds:.0f} ms: {gigabits:.2f} Gbit/s"
-
-
-def ring_gigabits_per_second(num_bytes: int, world_size: int, seconds: float) -> float:
-    """What each rank sends in a ring all-reduce, 2 (n - 1) / n of the data, per second.
-
-    >>> ring_gigabits_per_second(125_000_000, 2, 1.0)
-    1.0
-    """
-    return 2 * (world_size - 1) / world_size * num_bytes * 8 / 1e9 / seconds
-
-
-def _all_reduce_seconds(num_bytes: int) -> float:
-    """The slowest rank's time: all ranks must come to the same decision from it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    values = torch.ones(num_bytes // 4, device=device)
-    dist.all_reduce(values[:1])  # opens the connections
-    dist.barrier()
-    start = time.monotonic()
-    dist.all_reduce(values)
-    if not bool((values[1:] == dist.get_world_size()).all()):
-        raise RuntimeError("an all-reduce of ones over the ranks did not count them")
-    seconds = torch.tensor(time.monotonic() - start)
-    dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-    return float(seconds)
 
 
 def compare_clocks(ranks: Ranks) -> str | Warned:

@@ -31,7 +31,7 @@ from train.host import (
 from train.label_loss import score_batch
 from train.model import load_model, load_tokenizer, pick_device, pick_precision
 from train.resume import checkpoint_bytes, decide_beginning, run_identity
-from train.sft import make_sft_config, refuse_nonsense, sft_options
+from train.sft_options import make_sft_config, refuse_nonsense, sft_options
 from train.sizing import GIB, RunSizes, run_sizes
 from train.tokens import TrainingData, load_training_data
 

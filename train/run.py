@@ -19,7 +19,8 @@ from train.model import load_model, load_tokenizer, pick_precision
 from train.outlook import measured_link, outlook
 from train.publish import Publication, publish
 from train.resume import begin, checkpoint_bytes, run_identity
-from train.sft import ChatTrainer, build_trainer, refuse_nonsense, steps_per_epoch
+from train.sft import ChatTrainer, build_trainer
+from train.sft_options import refuse_nonsense, steps_per_epoch
 from train.speed import choose_path
 from train.stopping import StopRequest, refuse_unsavable
 from train.summary import describe_batch, describe_setup, summary, write_demo

@@ -12,7 +12,7 @@ from train.config import RunConfig
 from train.cost import MicroBatch, ModelShape, memory_bytes
 from train.failure import ModelError
 from train.model import architecture_without_weights, pick_precision
-from train.sft import steps_per_epoch, total_steps, warmup_steps
+from train.sft_options import steps_per_epoch, total_steps, warmup_steps
 from train.tokens import split_configured
 
 GIB = 2**30

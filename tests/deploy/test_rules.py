@@ -123,8 +123,8 @@ MUTATIONS: dict[str, tuple[Callable[[Broken], Any], str]] = {
     "no USER": (without_env("USER"), "USER must be set"),
     "no HOME": (without_env("HOME"), "HOME must name a folder on a volume"),
     "cache on the root": (
-        lambda b: (without_env("HF_HOME")(b), env("HF_HOME", "/root/.cache")(b)),
-        "HF_HOME=/root/.cache is on no writable volume",
+        lambda b: (without_env("HF_HOME")(b), env("HF_HOME", "/var/cache/hub")(b)),
+        "HF_HOME=/var/cache/hub is on no writable volume",
     ),
     "port 23456 unnamed": (in_containers(put("ports", [{"containerPort": 23456}])), "must be named pytorchjob-port"),
     "port 23456 misnamed": (

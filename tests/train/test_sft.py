@@ -3,7 +3,8 @@ import pytest
 from data.render import RenderedRow
 from train.config import resolve_config
 from train.failure import ConfigError
-from train.sft import RowDataset, make_sft_config, refuse_nonsense, steps_per_epoch, total_steps
+from train.sft import RowDataset
+from train.sft_options import make_sft_config, refuse_nonsense, steps_per_epoch, total_steps
 
 
 def config(*overrides, recipe="smollm3-l40s-x4"):
