@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from data.render import IGNORE_INDEX
 from train.activation_cache import injected_states
+from train.prefix_sharing import block_mask
 from train.top_layer import last_layer_at
 
 # Configuration entries of architectures whose logits are more than `head(hidden)`: left to TRL.
@@ -78,7 +79,12 @@ def score_batch(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> La
         labels = inputs.pop("labels")
         return label_scores(model.base_model(**inputs, use_cache=False).last_hidden_state, labels, head)
     positions, targets, weights = (inputs.pop(f"label_{name}") for name in ("positions", "targets", "weights"))
-    with injected_states(model, inputs.pop("trunk_states", None)), last_layer_at(model, positions):
+    mask_at_labels = None
+    if "subtree_ends" in inputs:  # flex_attention
+        ends = inputs.pop("subtree_ends")
+        inputs["attention_mask"] = block_mask(ends)
+        mask_at_labels = block_mask(ends, positions) if len(positions) else None
+    with injected_states(model, inputs.pop("trunk_states", None)), last_layer_at(model, positions, mask_at_labels):
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
     return tree_scores(hidden, head, targets, weights)
 

@@ -238,41 +238,56 @@ def dense_mask(ends: "torch.Tensor") -> "torch.Tensor":
     return mask[None, None]
 
 
-def mask_mod(ends: "torch.Tensor") -> "Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]":
-    """The same mask as `dense_mask`, as the function of (batch, head, query, key) that flex_attention evaluates."""
+def mask_mod(
+    ends: "torch.Tensor", queries: "torch.Tensor"
+) -> "Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]":
+    """The same mask as `dense_mask`, as the function of (batch, head, query, key) that flex_attention evaluates.
+
+    Query number i is the token at `queries[i]`.
+    """
 
     def may_attend(batch: Any, head: Any, query: "torch.Tensor", key: "torch.Tensor") -> "torch.Tensor":
-        return (key <= query) & (query < ends[key])
+        position = queries[query]
+        return (key <= position) & (position < ends[key])
 
     return may_attend
 
 
-def block_mask(ends: "torch.Tensor", block_tokens: int = FLEX_BLOCK_TOKENS) -> "BlockMask":
-    """Subtree ends [T], on the model's device -> the BlockMask that flex_attention takes as `attention_mask`.
+def block_mask(
+    ends: "torch.Tensor", queries: "torch.Tensor | None" = None, block_tokens: int = FLEX_BLOCK_TOKENS
+) -> "BlockMask":
+    """Subtree ends [T] and query positions [Q], all by default -> the BlockMask that flex_attention takes for a mask.
 
-    Equal to torch's `create_block_mask(mask_mod(ends), ...)`, but made from the smallest and the largest end in each
-    block of keys: `create_block_mask` fills a T x T mask on the way. Not verified on a GPU.
+    For all tokens it equals torch's `create_block_mask(mask_mod(ends, queries), ...)`, but it is made from the
+    smallest and the largest end in each block of keys: `create_block_mask` fills a Q x T mask on the way. For some
+    tokens only, blocks in which none may attend can be among the partial ones, which costs time and changes nothing.
     """
     import torch
     from torch.nn.attention.flex_attention import BlockMask
 
     num_tokens = len(ends)
-    num_blocks = -(-num_tokens // block_tokens)
-    start = torch.arange(num_blocks, device=ends.device) * block_tokens  # [blocks]
-    blocks = ends.new_zeros(num_blocks * block_tokens)
-    blocks[:num_tokens] = ends
-    blocks = blocks.view(num_blocks, block_tokens)  # [key blocks, block_tokens]
-    is_before = start[:, None] > start  # [query blocks, key blocks]
-    is_diagonal = torch.eye(num_blocks, dtype=torch.bool, device=ends.device)
-    is_full = is_before & (blocks.amin(1) >= start[:, None] + block_tokens)
-    is_partial = (is_before & (blocks.amax(1) > start[:, None]) & ~is_full) | is_diagonal
+    queries = torch.arange(num_tokens, device=ends.device) if queries is None else queries
+    asking = _in_blocks(queries, block_tokens, padding=num_tokens)  # [query blocks, block_tokens]
+    asked = _in_blocks(ends, block_tokens, padding=0)  # [key blocks, block_tokens]
+    first, last = asking.amin(1, keepdim=True), asking.amax(1, keepdim=True)  # [query blocks, 1]
+    start = torch.arange(len(asked), device=ends.device) * block_tokens  # [key blocks]
+    is_full = (start + block_tokens - 1 <= first) & (asked.amin(1) > last)  # [query blocks, key blocks]
+    is_partial = (start <= last) & (asked.amax(1) > first) & ~is_full
     return BlockMask.from_kv_blocks(
         *_listed(is_partial),
         *_listed(is_full),
         BLOCK_SIZE=block_tokens,
-        mask_mod=mask_mod(ends),
-        seq_lengths=(num_tokens, num_tokens),
+        mask_mod=mask_mod(ends, queries),
+        seq_lengths=(len(queries), num_tokens),
     )
+
+
+def _in_blocks(values: "torch.Tensor", block_tokens: int, padding: int) -> "torch.Tensor":
+    """[n] -> [blocks, block_tokens], the last block filled up with `padding`."""
+    import torch
+
+    missing = -len(values) % block_tokens
+    return torch.nn.functional.pad(values, (0, missing), value=padding).view(-1, block_tokens)
 
 
 def _listed(blocks: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":

@@ -1,8 +1,8 @@
 """Which exact faster paths this run takes, why not the others, and the proof on one batch before step 1."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TREES = PrefixSharingCollator(pad_to_multiple_of=64)
 """Few different shapes: oneDNN keeps compiled kernels for each shape it has seen, which grew a run by gigabytes."""
 
+FLEX_TREES = PrefixSharingCollator(pad_to_multiple_of=prefix_sharing.FLEX_BLOCK_TOKENS, dense_mask=False)
+
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest relative difference of one batch's summed loss between the plain path and a faster one."""
 
@@ -41,9 +43,10 @@ class CachedStatesCollator:
     """A prefix tree that brings along the states of the frozen lower layers."""
 
     cache: ActivationCache
+    trees: PrefixSharingCollator = TREES
 
     def __call__(self, examples: list[dict[str, Any]]) -> "Batch":
-        batch, owners = TREES.with_owners(examples)
+        batch, owners = self.trees.with_owners(examples)
         numbers = [examples[owner]["number"] for owner in owners]
         num_padding = batch["input_ids"].shape[1] - len(owners)
         states = self.cache.gather(numbers, batch["position_ids"][0, : len(owners)].tolist())
@@ -57,10 +60,33 @@ class Path:
     collator: "Collator"
     report: list[str]
     cache: ActivationCache | None = None
+    attention: str | None = None
+    """The implementation its batches need, where it is not the one the model was loaded with."""
 
-    def training(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+    @contextmanager
+    def scoring(self, model: PreTrainedModel) -> Iterator[None]:
+        """The context in which the whole model scores batches of this path."""
+        if self.attention is None:
+            yield
+            return
+        configured = model.config._attn_implementation
+        model.set_attn_implementation(self.attention)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(configured)
+
+    @contextmanager
+    def training(self, model: PreTrainedModel) -> Iterator[None]:
         """The context to train in: with a cache, the model goes without the layers that the cache stands for."""
-        return activation_cache.without_trunk(model) if self.cache else nullcontext()
+        with self.scoring(model), activation_cache.without_trunk(model) if self.cache else nullcontext():
+            yield
+
+    def by_flex_attention(self) -> "Path":
+        """The same trees with a mask of blocks instead of one of tokens."""
+        collator = CachedStatesCollator(self.cache, FLEX_TREES) if self.cache else FLEX_TREES
+        report = [*self.report, f"           flex_attention, blocks of {prefix_sharing.FLEX_BLOCK_TOKENS} tokens"]
+        return replace(self, collator=collator, report=report, attention="flex_attention")
 
 
 def choose_path(
@@ -89,12 +115,13 @@ def choose_path(
     fast = _fast_path(config, model, data, rows, refused, model_fingerprint, ranks)
     if fast is None:
         return Path(plain.collator, [f"speed      plain: {refused['prefix_sharing']}"])
-    drift = _drift(config, model, plain, fast, data.train.rows)
+    rows_of_proof = data.train.rows[: min(PROOF_ROWS, config.optim.batch_size)]
+    if model.device.type == "cuda" and config.model.attention == "auto":
+        fast = _flex_attention_if_it_runs(model, fast, rows_of_proof, ranks)
+    drift = _drift(model, plain, fast, rows_of_proof)
     if ranks.all_true(drift <= TOLERANCE[model.dtype]):
-        return Path(
-            fast.collator,
-            [*fast.report, f"           loss of one batch within {drift:.0e} of the plain path"],
-            fast.cache,
+        return replace(
+            fast, report=[*fast.report, f"           loss of one batch within {drift:.0e} of the plain path"]
         )
     problem = f"the faster path's loss of one batch differs from the plain path's by {drift:.1e} (relative)"
     if "on" in (config.speed.prefix_sharing, config.speed.activation_cache):
@@ -147,16 +174,32 @@ def _fast_path(
     return Path(CachedStatesCollator(cache), report, cache)
 
 
+def _flex_attention_if_it_runs(model: PreTrainedModel, path: Path, rows: Sequence[RenderedRow], ranks: Ranks) -> Path:
+    """`path` by flex_attention, if its kernels compile and run here on every rank, forward and backward."""
+    flexible, problem = path.by_flex_attention(), ""
+    try:
+        _summed_loss(model, flexible, rows).backward()
+    except Exception as error:  # a compiler's, a driver's, anyone's: the same path runs without these kernels
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    model.zero_grad()
+    if ranks.all_true(not problem):
+        return flexible
+    warning = (
+        f"           WARNING, flex_attention does not run here ({problem or 'on another rank'}); dense masks instead"
+    )
+    return replace(path, report=[*path.report, warning])
+
+
 @torch.no_grad()
-def _drift(config: RunConfig, model: PreTrainedModel, plain: Path, fast: Path, rows: Sequence[RenderedRow]) -> float:
+def _drift(model: PreTrainedModel, plain: Path, fast: Path, rows: Sequence[RenderedRow]) -> float:
     """Relative difference of the summed loss of one batch between two paths, both through the whole model."""
-    examples = [
-        {"input_ids": row.input_ids, "labels": row.labels, "number": number}
-        for number, row in enumerate(rows[: min(PROOF_ROWS, config.optim.batch_size)])
-    ]
-    losses: list[float] = []
-    for path in (plain, fast):
-        batch = {name: value.to(model.device) for name, value in path.collator(examples).items()}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-            losses.append(score_batch(model.eval(), batch).summed_loss.item())
-    return abs(losses[1] - losses[0]) / abs(losses[0])
+    expected, got = (_summed_loss(model, path, rows).item() for path in (plain, fast))
+    return abs(got - expected) / abs(expected)
+
+
+def _summed_loss(model: PreTrainedModel, path: Path, rows: Sequence[RenderedRow]) -> torch.Tensor:
+    examples = [{"input_ids": row.input_ids, "labels": row.labels, "number": number} for number, row in enumerate(rows)]
+    batch = {name: value.to(model.device) for name, value in path.collator(examples).items()}
+    in_bf16 = model.dtype == torch.bfloat16
+    with path.scoring(model), torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
+        return score_batch(model.eval(), batch).summed_loss

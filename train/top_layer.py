@@ -10,13 +10,16 @@ hands them to transformers' cache; where one does not, its full output is comput
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from train.adapt import transformer_layers
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 _CACHE_ARGUMENTS = ("past_key_values", "layer_past")  # what the architectures call it
 
@@ -40,10 +43,13 @@ class _KeysAndValues:
 
 
 @contextmanager
-def last_layer_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
-    """Let the last layer put out its states at `positions` [L] alone: [1, L, hidden_size] in place of [1, T, ...]."""
+def last_layer_at(model: PreTrainedModel, positions: torch.Tensor, mask: "BlockMask | None" = None) -> Iterator[None]:
+    """Let the last layer put out its states at `positions` [L] alone: [1, L, hidden_size] in place of [1, T, ...].
+
+    A mask that is a tensor is reduced to the positions here; one that is not must be given as `mask`, [1, 1, L, T].
+    """
     layer = transformer_layers(model)[-1]
-    layer.forward = _Trimmed(layer, positions)
+    layer.forward = _Trimmed(layer, positions, mask)
     try:
         yield
     finally:
@@ -51,8 +57,8 @@ def last_layer_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[N
 
 
 class _Trimmed:
-    def __init__(self, layer: nn.Module, positions: torch.Tensor) -> None:
-        self.forward, self.positions = layer.forward, positions
+    def __init__(self, layer: nn.Module, positions: torch.Tensor, mask: "BlockMask | None") -> None:
+        self.forward, self.positions, self.mask = layer.forward, positions, mask
         names = inspect.signature(self.forward).parameters
         self.cache_argument = next((name for name in _CACHE_ARGUMENTS if name in names), None)
         # Recomputing a layer in the backward pass would hand over its keys and values a second time.
@@ -72,8 +78,8 @@ class _Trimmed:
 
     def _picked(self, name: str, value: Any) -> Any:
         """An input of the layer, reduced to the positions: masks by query, rotations and position ids by token."""
-        if name == "attention_mask" and isinstance(value, torch.Tensor):
-            return value[:, :, self.positions]
+        if name == "attention_mask" and value is not None:
+            return value[:, :, self.positions] if self.mask is None else self.mask
         if name == "position_ids" and isinstance(value, torch.Tensor):
             return value[:, self.positions]
         if name == "position_embeddings" and value is not None:

@@ -253,15 +253,15 @@ def test_block_mask_is_what_create_block_mask_makes(num_rows, num_ids, max_token
     for multiple in (1, block_tokens):
         ends = torch.tensor(plan_tree(random_rows(num_rows, num_ids, max_tokens, seed=3)).padded(multiple).ends)
         num_tokens = len(ends)
-        ours = block_mask(ends, block_tokens)
-        theirs = create_block_mask(mask_mod(ends), 1, 1, num_tokens, num_tokens, "cpu", BLOCK_SIZE=block_tokens)
+        position = torch.arange(num_tokens)
+        ours = block_mask(ends, block_tokens=block_tokens)
+        theirs = create_block_mask(mask_mod(ends, position), 1, 1, num_tokens, num_tokens, "cpu", BLOCK_SIZE=block_tokens)
         assert ours.shape == theirs.shape == (1, 1, num_tokens, num_tokens)
         for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
         for name in ("kv_indices", "full_kv_indices", "q_indices", "full_q_indices"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
         assert torch.equal(ours.to_dense(), theirs.to_dense())
-        position = torch.arange(num_tokens)
         may_attend = ours.mask_mod(0, 0, position[:, None], position[None])
         assert torch.equal(may_attend, dense_mask(ends)[0, 0])
 
