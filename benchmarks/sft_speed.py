@@ -198,17 +198,15 @@ def plot(found: dict[str, Any], file: Path) -> None:
 
     names = list(found["variants"])
     speeds = [found["variants"][name]["rows_per_second"] for name in names]
-    figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 2.9), layout="constrained")
     bars = axes.barh([VARIANTS[name].title for name in names], speeds, color=["#9aa5b1"] * 3 + ["#2f855a"] * 2)
     axes.bar_label(bars, [f"{speed:.1f}" for speed in speeds], padding=4)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("training rows per second, whole run")
     task = found["task"]
-    axes.set_title(
-        f"SmolLM2-135M, {task['num_rows']} rows x {task['num_epochs']} epochs, {task['precision']}, {task['machine']}",
-        fontsize=9,
-    )
+    facts = f"{task['num_rows']} rows x {task['num_epochs']} epochs, {task['precision']}"
+    figure.suptitle(f"SmolLM2-135M, {facts}\n{task['machine']}", fontsize=9)
     figure.savefig(file, dpi=150)
 
 

@@ -81,6 +81,7 @@ def work(name: str, task: Task, connection: Connection) -> None:
     from train.adapt import adapt, master_weights_in_fp32
     from train.config import resolve_config
     from train.distributed import Ranks, Topology
+    from train.host import keep_freed_memory
     from train.metrics import peak_memory_bytes
     from train.model import load_model, load_tokenizer, model_fingerprint
     from train.run import quieten_libraries
@@ -88,6 +89,7 @@ def work(name: str, task: Task, connection: Connection) -> None:
     from train.tokens import load_training_data
 
     quieten_libraries(is_main=False)
+    keep_freed_memory()  # as a run does; the stock variants gain by it too
     warnings.filterwarnings("ignore", category=FutureWarning)
     with TemporaryDirectory() as temporary:
         config = resolve_config("laptop", task.overrides(VARIANTS[name], Path(temporary)), {}).config

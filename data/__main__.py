@@ -5,12 +5,14 @@
     python -m data stats data/qa_dataset.parquet
     python -m data preview data/qa_dataset.parquet --rows 3
 
-Exit codes: 0 done, 2 bad command line, 3 bad data, 4 the model's tokenizer cannot be loaded.
+Exit codes: 0 done, 2 bad command line, 3 bad data, 4 the model's tokenizer cannot be loaded, 204 the disk is full or
+what is to be written cannot be.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 DATA_ERROR_EXIT_CODE = 3
 MODEL_ERROR_EXIT_CODE = 4
+STORAGE_ERROR_EXIT_CODE = 204
 SIGTERM_EXIT_CODE = 143
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -237,6 +240,15 @@ def main() -> None:
     except DataError as error:
         typer.echo(_one_line(error), err=True)
         sys.exit(DATA_ERROR_EXIT_CODE)
+    except BrokenPipeError:  # `... | head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:  # what is read is a DataError, so this was being written
+        where = error.filename or "the output"
+        reason = os.strerror(error.errno) if error.errno else _one_line(error)
+        remedy = "Free space there, or write elsewhere."
+        typer.echo(f"{where} cannot be written ({reason}). {remedy}", err=True)
+        sys.exit(STORAGE_ERROR_EXIT_CODE)
 
 
 if __name__ == "__main__":

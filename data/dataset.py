@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +41,7 @@ def read_dataset(path: str | os.PathLike[str]) -> list[Example]:
 
     DataError, with what to do, if it is missing, foreign, empty or has a bad row.
     """
-    with _open_parquet(Path(path)) as file:
+    with damage_named(str(path), _HOW_TO_BUILD), _open_parquet(Path(path)) as file:
         present = [name for name in DATASET_SCHEMA.names if name in file.schema_arrow.names]
         examples: list[Example] = []
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=present):
@@ -126,13 +127,27 @@ def _read_text(path: Path) -> str:
         raise DataError(f"is not UTF-8 ({error})", source=str(path), remedy="Save it as UTF-8.") from error
 
 
+@contextmanager
+def damage_named(name: str, remedy: str) -> Iterator[None]:
+    """What pyarrow says of a Parquet file that is damaged, or none, as a DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the file's
+            raise
+        raise DataError(f"is not a Parquet file ({_one_line(error)})", source=name, remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"holds text that is not UTF-8 ({error})", source=name, remedy=remedy) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _open_parquet(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise DataError("there is no such data set", source=str(path), remedy=_HOW_TO_BUILD)
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"is not a Parquet file ({error})", source=str(path), remedy=_HOW_TO_BUILD) from error
+    file = pq.ParquetFile(path)
     missing = {QUESTION_COLUMN, ANSWER_COLUMN} - set(file.schema_arrow.names)
     if missing:
         problem = f"has no column '{min(missing)}' (its columns: {', '.join(file.schema_arrow.names)})"

@@ -47,7 +47,9 @@ def is_up_to_date(output: Path, wanted: Manifest) -> bool:
         return False
     try:
         manifest = json.loads(path.read_bytes())
-    except ValueError:  # somebody edited it: building anew repairs it
+    except (ValueError, RecursionError):  # somebody edited it: building anew repairs it
+        return False
+    if not isinstance(manifest, dict):
         return False
     asked = {key: manifest.get(key) for key in wanted}
     return bool(asked == wanted and manifest.get("sha256") == dataset_fingerprint(output))

@@ -19,10 +19,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.dataset import dataset_fingerprint
+from data.dataset import damage_named, dataset_fingerprint
 from data.schema import DataError
 
 if TYPE_CHECKING:
@@ -98,17 +97,14 @@ def _open_bytes(name: str) -> tuple[IO[bytes], IO[bytes]]:
 
 @contextmanager
 def _damage_named(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"is a damaged .gz file ({error})", source=name, remedy="Pack it again.") from error
-    except csv.Error as error:
-        remedy = 'Check the quotes: a quote inside a field is written "".'
-        raise DataError(f"is not CSV ({error})", source=name, remedy=remedy) from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"is not a Parquet file ({error})", source=name, remedy="Write it again.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"holds text that is not UTF-8 ({error})", source=name, remedy="Write it again.") from error
+    with damage_named(name, "Write it again."):
+        try:
+            yield
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"is a damaged .gz file ({error})", source=name, remedy="Pack it again.") from error
+        except csv.Error as error:
+            remedy = 'Check the quotes: a quote inside a field is written "".'
+            raise DataError(f"is not CSV ({error})", source=name, remedy=remedy) from error
 
 
 def _read_jsonl(source: Source) -> Iterator[Record]:

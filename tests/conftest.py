@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A slow machine is no failure. `--hypothesis-profile long`: minutes of fuzzing.
+settings.register_profile("suite", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=10_000)
+settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240

@@ -22,10 +22,16 @@ TORCH_FREE = (
     "train.failure",
     "train.launch",
     "train.stopping",
+    "train.run_lock",
+    "train.vigil",
+    "train.guards",
+    "train.storage",
     "train.host",
     "train.diagnose",
     "train.batches",
     "train.generation_settings",
+    "train.report.page",
+    "train.status_view",
     "inference.published",
 )
 

@@ -3,6 +3,8 @@
 python -m train [RECIPE] [key=value ...] [--dry-run | --preflight] [--nproc N]
 python -m train plan [RECIPE] [key=value ...] [--gpus 1,4] [--device l40s]
 python -m train diagnose LOGFILE|RUNFOLDER|-
+python -m train status RUNFOLDER [--follow]
+python -m train report RUNFOLDER
 
 python -m train laptop optim.epochs=2
 python -m train smollm3-l40s-x4 --dry-run
@@ -12,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +23,8 @@ from typer.core import TyperGroup
 from train.artifacts import RunFolder
 from train.config import ResolvedConfig, recipe_names, resolve_config
 from train.failure import ConfigError, ExitCode, Phases, report_failure
+from train.guards import guarded
 from train.launch import launch, plan_launch
-from train.stopping import StoppedError, StopRequest
 
 TRAIN = "run"
 
@@ -40,7 +43,7 @@ app = typer.Typer(
 EPILOG = (
     f"Recipes: {', '.join(recipe_names())}; any .yaml file works too. Environment: EPOCHS, BATCH_SIZE, LEARNING_RATE, "
     "DATA_DIR, OUTPUT_DIR, MODEL_NAME, RECIPE. Precedence: command line, environment, recipe, default. "
-    "All keys with their values: --dry-run. Other commands, each with its own --help: plan, diagnose."
+    "All keys with their values: --dry-run. Other commands, each with its own --help: plan, diagnose, status, report."
 )
 
 
@@ -97,6 +100,37 @@ def diagnose(
         outcome.append(diagnose_source(source))
 
     leave(reporting("diagnose", recognise) or (ExitCode.DONE if outcome[0] else ExitCode.BUG))
+
+
+RunFolderArgument = Annotated[Path, typer.Argument(metavar="RUNFOLDER", help="What a run wrote to: its output.dir.")]
+
+
+@app.command()
+def status(
+    folder: RunFolderArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, until the run is over.")] = False,
+) -> None:
+    """Show how a run stands; the exit code is the run's, 0 while it is under way, 1 without a sign of life."""
+    outcome: list[int] = []
+
+    def look() -> None:
+        from train.status_view import show_status
+
+        outcome.append(show_status(RunFolder(folder), follow=follow))
+
+    leave(reporting("status", look) or outcome[0])
+
+
+@app.command()
+def report(folder: RunFolderArgument) -> None:
+    """Make report.html of a run folder again, or of one that is not finished."""
+
+    def make() -> None:
+        from train.report.page import write_report
+
+        print(write_report(RunFolder(folder)))
+
+    leave(reporting("report", make))
 
 
 def reporting(phase: str, command: Callable[[], None]) -> int:
@@ -165,29 +199,13 @@ def train_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     from train.distributed import read_topology
 
     topology = read_topology(os.environ)
-    stop = listen_for_stop(resolved, phases, topology.rank)
-    from train.run import run
-    from train.summary import print_outcome
+    with guarded(resolved.config, phases, topology.rank, leave) as guards:
+        from train.run import run
+        from train.summary import print_outcome
 
-    run(resolved, topology, phases, stop)
+        run(resolved, topology, phases, guards)
     if topology.is_main:
         print_outcome(RunFolder(resolved.config.output.dir))
-
-
-def listen_for_stop(resolved: ResolvedConfig, phases: Phases, rank: int) -> StopRequest:
-    """From now on SIGTERM and Ctrl-C end the run in good order; rank 0 looks for the stop file too."""
-    folder = RunFolder(resolved.config.output.dir)
-
-    def leave_stopped(error: StoppedError) -> None:
-        leave(report_failure(error, phase=phases.current, rank=rank, run_folder=folder.root))
-
-    stop = StopRequest(
-        grace_seconds=resolved.config.distributed.grace_seconds,
-        stop_file=folder.stop if rank == 0 else None,
-        leave=leave_stopped,
-    )
-    stop.listen()
-    return stop
 
 
 def leave(code: int) -> None:

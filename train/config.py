@@ -6,6 +6,7 @@ Precedence: command line > environment > recipe > default. No torch here: `deplo
 import datetime
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,15 @@ ENVIRONMENT = {
 }
 """Environment variables users rely on (`RECIPE` besides), and the field each one sets."""
 
+SECRET_SETTING = re.compile(r"(hub_token|api_key|password|secret)$")
+"""Settings are written down and shown, so none may hold a secret; what TRL's options are called that do."""
+
 # YAML reads the bare words on and off as true and false.
 Switch = Annotated[
     Literal["auto", "on", "off"], BeforeValidator(lambda value: {True: "on", False: "off"}.get(value, value))
+]
+Trackers = Annotated[
+    list[Literal["tensorboard", "mlflow"]], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -148,6 +155,10 @@ class SpeedConfig(Section):
 class EvaluationConfig(Section):
     every_steps: PositiveInt | None = Field(None, description="default: at the end of every epoch")
     batch_size: PositiveInt = 8
+    answers_every_epochs: PositiveInt | None = Field(
+        None, description="answer validation questions while training, and score the answers, into answers.json"
+    )
+    answers_rows: PositiveInt = Field(16, description="how many validation questions: a seeded subset")
 
 
 class DistributedConfig(Section):
@@ -155,6 +166,9 @@ class DistributedConfig(Section):
     processes: PositiveInt = Field(1, description="local processes when no launcher set a rank (--nproc)")
     rendezvous_timeout_seconds: PositiveInt = Field(900, description="how long to wait for all ranks to arrive")
     collective_timeout_seconds: PositiveInt = Field(600, description="how long a rank waits for a silent peer")
+    stall_timeout_seconds: PositiveInt = Field(
+        900, description="without progress for so long a rank prints its stacks and leaves; above the time-out before"
+    )
     gradient_compression: Literal["none", "bf16"] = Field(
         "none", description="bf16: half the traffic between ranks, and gradients rounded to 8 bits: an approximation"
     )
@@ -174,6 +188,12 @@ class OutputConfig(Section):
     keep_checkpoints: PositiveInt = 2
     demo: bool = Field(True, description="answer the demo questions with the original and the tuned model")
     max_new_tokens: PositiveInt = Field(160, description="length limit of a demo answer")
+    track: Trackers = Field(
+        [], description="trackers told of the run; MLflow at MLFLOW_TRACKING_URI, or in the run folder"
+    )
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        None, description="port of Prometheus metrics, on all addresses of every rank (plus its local rank)"
+    )
 
 
 class RunConfig(Section):
@@ -322,9 +342,27 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not field:
         raise ConfigError(f"'{text}' is not of the form key=value", "For example: optim.epochs=2.")
     try:
-        return field, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return field, read_yaml(value)
+    except YamlError as error:
         raise ConfigError(f"the value of '{field}' is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+class YamlError(ValueError):
+    """A text that is not YAML."""
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        YamlError: it is not YAML. PyYAML itself lets other errors out: of dates that no calendar has, of tags such as
+            `!!int` on a text that is none, of too deep a nesting.
+    """
+    known = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+    try:
+        return yaml.safe_load(text)
+    except known as error:
+        raise YamlError(str(error) or type(error).__name__) from None
 
 
 def recipe_names() -> list[str]:
@@ -347,8 +385,8 @@ def recipe_path(recipe: str) -> Path:
 
 def _load_recipe(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {path} holds no settings; it must be a mapping of sections")
@@ -371,8 +409,14 @@ def _set(merged: dict[str, Any], field: str, value: Any, source: str) -> None:
     open_ended = parts[0] == "trl" or field.startswith(("model.random_init.", "data.template_variables."))
     if field not in known and not open_ended:
         raise ConfigError(f"unknown key '{field}' ({source})", f"{_nearest(field, known)}--dry-run lists all keys.")
+    if SECRET_SETTING.search(field):
+        raise ConfigError(
+            f"'{field}' ({source}) would write a secret into the run folder", "Set it in the environment: HF_TOKEN."
+        )
     for part in parts[:-1]:
         merged = merged.setdefault(part, {})
+        if not isinstance(merged, dict):
+            raise ConfigError(f"'{field}' ({source}) cannot be set: '{part}' is the single value {merged!r}")
     merged[parts[-1]] = value
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.render import RenderedRow
-from train.activation_cache import Layout
 from train.batches import NO_ROW, EpochBatches
 from train.config import RunConfig
 from train.cost import FP32_BYTES, MicroBatch, ModelShape, Work, caching_flops, row_work, training_flops
 from train.plan import BF16_BYTES, Job, PathName, gradient_bytes
 from train.prefix_sharing import plan_tree
 from train.tokens import TrainingData
+from train.trunk import Layout
 
 SAMPLED_BATCHES = 32
 """Micro-batches whose prefix trees are planned; the others are taken to be alike."""

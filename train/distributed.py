@@ -9,19 +9,24 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from train import failure
 from train.config import DistributedConfig
 from train.failure import BadDataError, ConfigError, ModelError, PeerLostError, RunError
 from train.launch import usable_cores
+from train.vigil import Vigil
 
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+"""A rank that has come and does not read what was told for so long is lost."""
+
 _MISMATCH_ERRORS: Mapping[str, type[RunError]] = {"data": BadDataError, "model": ModelError}
 
 
@@ -88,6 +93,12 @@ class Ranks:
 
     topology: Topology
     store: dist.Store | None = None
+    vigil: Vigil | None = None
+
+    def mark(self) -> None:
+        """Progress was made."""
+        if self.vigil is not None:
+            self.vigil.mark()
 
     def agree(self, round_name: str, facts: Mapping[str, Any], timeout_seconds: float) -> None:
         """Stop unless every rank holds the same facts; the error names the rank and the fact that differ.
@@ -101,7 +112,7 @@ class Ranks:
         known = [json.loads(self.store.get(f"{round_name}/{rank}")) for rank in range(self.topology.world_size)]
         self.store.set(f"{round_name} read/{self.topology.rank}", "")
         if self.topology.is_main:  # it hosts the store: were it to leave first, the others could not say what differs
-            self._wait_for_all(f"{round_name} read", timeout_seconds)
+            self._wait_for_all(f"{round_name} read", min(timeout_seconds, READ_SECONDS))
         for rank, facts_of_rank in enumerate(known):
             _compare(known[0], facts_of_rank, rank)
 
@@ -112,6 +123,24 @@ class Ranks:
         if self.topology.is_main:
             self.store.set(f"{round_name}/told", json.dumps(value))
         return json.loads(self.store.get(f"{round_name}/told"))
+
+    def decide(self, round_name: str, decision: Callable[[], Any], timeout_seconds: float) -> Any:
+        """What rank 0 decides, on every rank (JSON values only); a RunError it meets is raised on every rank."""
+        told: dict[str, Any] = {}
+        if self.topology.is_main:
+            try:
+                told = {"decided": decision()}
+            except RunError as error:
+                told = {"error": [type(error).__name__, error.problem, error.remedy]}
+        told = self.tell(round_name, told)
+        if self.store is not None:
+            self.store.set(f"{round_name} read/{self.topology.rank}", "")
+            if self.topology.is_main:  # it hosts the store, and may leave next
+                self._wait_for_all(f"{round_name} read", min(timeout_seconds, READ_SECONDS))
+        if "error" in told:
+            name, problem, remedy = told["error"]
+            raise vars(failure)[name](problem, remedy)
+        return told["decided"]
 
     def all_true(self, value: bool) -> bool:
         """Whether the value is true on every rank."""
@@ -144,6 +173,8 @@ class Ranks:
         if self.store is None:
             return
         dist.barrier()
+        if self.vigil is not None:
+            self.vigil.part()
         dist.destroy_process_group()
 
 
@@ -168,7 +199,7 @@ def check_world_size(topology: Topology, config: DistributedConfig) -> None:
         )
 
 
-def join(topology: Topology, config: DistributedConfig) -> Ranks:
+def join(topology: Topology, config: DistributedConfig, vigil: Vigil | None = None) -> Ranks:
     """Meet all peers within `rendezvous_timeout_seconds` and open the process group (NCCL on GPUs, else gloo).
 
     Raises:
@@ -177,10 +208,13 @@ def join(topology: Topology, config: DistributedConfig) -> Ranks:
     """
     check_world_size(topology, config)
     if topology.world_size == 1:
-        return Ranks(topology)
+        return Ranks(topology, vigil=vigil)
     _complete_environment(topology)
-    ranks = Ranks(topology, _open_store(topology, config.rendezvous_timeout_seconds))
+    ranks = Ranks(topology, _open_store(topology, config.rendezvous_timeout_seconds), vigil)
     ranks.agree("rendezvous", {"world size": topology.world_size}, config.rendezvous_timeout_seconds)
+    if vigil is not None and ranks.store is not None:  # before the process group: its making may hang for good
+        beats = dist.PrefixStore("vigil", ranks.store.clone())  # a connection of its own: it may block
+        vigil.watch_peers(beats, topology.world_size, rank_0_hosts_store=not _agent_hosts_store())
     if torch.cuda.is_available():
         torch.cuda.set_device(topology.local_rank)
     dist.init_process_group(
@@ -193,9 +227,13 @@ def join(topology: Topology, config: DistributedConfig) -> Ranks:
     return ranks
 
 
+def _agent_hosts_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _open_store(topology: Topology, timeout_seconds: int) -> dist.Store:
     """Rank 0 hosts the store, unless torch's elastic agent hosts one at the same address already."""
-    hosts_it = topology.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    hosts_it = topology.is_main and not _agent_hosts_store()
     if not hosts_it:
         _wait_for_port(topology, timeout_seconds)
     store = dist.TCPStore(

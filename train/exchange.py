@@ -23,6 +23,19 @@ def broadcast_only_what_trains(model: torch.nn.Module) -> None:
     torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*frozen, *constants])
 
 
+def gathered_bytes(content: bytes) -> list[bytes]:
+    """What each rank passes, in the order of the ranks; every rank calls this. For small contents: all get all."""
+    if not dist.is_initialized():
+        return [content]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(content)]))
+    longest = max(int(length) for length in lengths)
+    padded = torch.frombuffer(bytearray(content.ljust(longest, b"\0")), dtype=torch.uint8)
+    contents = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+    dist.all_gather(contents, padded)
+    return [bytes(each[: int(length)].numpy()) for each, length in zip(contents, lengths, strict=True)]
+
+
 def check_gradient_compression(compression: str) -> None:
     """Refuse bf16 gradients where the ranks' library cannot add them up (ConfigError); every rank calls this."""
     if compression == "none":

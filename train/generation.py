@@ -35,7 +35,6 @@ def question_conversation(question: str, system_prompt: str | None) -> list[dict
     return [*system, {"role": "user", "content": question}]
 
 
-@torch.inference_mode()
 def generate_answer(
     model: PreTrainedModel,
     tokenizer: "PreTrainedTokenizerBase",
@@ -44,8 +43,19 @@ def generate_answer(
     streamer: "BaseStreamer | None" = None,
 ) -> Answer:
     """Answer the last user turn. Raises ConfigError where the prompt leaves no room in the model's context."""
-    prompt_ids = render_prompt(tokenizer, conversation)
-    _check_room(model, len(prompt_ids), settings.max_new_tokens)
+    return generate_from_ids(model, tokenizer, render_prompt(tokenizer, conversation), settings, streamer)
+
+
+@torch.inference_mode()
+def generate_from_ids(
+    model: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt_ids: list[int],
+    settings: GenerationSettings,
+    streamer: "BaseStreamer | None" = None,
+) -> Answer:
+    """Go on from the token ids of a prompt; raises ConfigError as `generate_answer` does."""
+    check_room(model, len(prompt_ids), settings.max_new_tokens)
     input_ids = torch.tensor([prompt_ids], device=model.device)  # [1, prompt_tokens]
     if settings.sample:
         torch.manual_seed(settings.seed)
@@ -55,12 +65,17 @@ def generate_answer(
         generation_config=_generation_config(model, tokenizer, settings),
         streamer=streamer,
     )
-    token_ids: list[int] = output[0, len(prompt_ids) :].tolist()
+    return make_answer(model, tokenizer, prompt_ids, output[0, len(prompt_ids) :].tolist())
+
+
+def make_answer(
+    model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], token_ids: list[int]
+) -> Answer:
     return Answer(
         text=tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
         prompt_ids=prompt_ids,
         token_ids=token_ids,
-        reached_end=bool(token_ids) and token_ids[-1] in _end_ids(model, tokenizer),
+        reached_end=bool(token_ids) and token_ids[-1] in end_ids(model, tokenizer),
     )
 
 
@@ -106,12 +121,16 @@ def comparison(
     }
 
 
-def _check_room(model: PreTrainedModel, num_prompt_tokens: int, max_new_tokens: int) -> None:
-    context_tokens = model.config.get_text_config().max_position_embeddings
-    if num_prompt_tokens + max_new_tokens > context_tokens:
+def context_tokens(model: PreTrainedModel) -> int:
+    """How many tokens, prompt and answer together, the model has positions for."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def check_room(model: PreTrainedModel, num_prompt_tokens: int, max_new_tokens: int) -> None:
+    if num_prompt_tokens + max_new_tokens > context_tokens(model):
         raise ConfigError(
             f"the prompt has {num_prompt_tokens} tokens; with {max_new_tokens} new ones that is more than the model's "
-            f"context of {context_tokens}",
+            f"context of {context_tokens(model)}",
             "Ask a shorter question or lower the number of new tokens.",
         )
 
@@ -123,13 +142,13 @@ def _generation_config(
     return GenerationConfig(
         do_sample=settings.sample,
         max_new_tokens=settings.max_new_tokens,
-        eos_token_id=_end_ids(model, tokenizer),
+        eos_token_id=end_ids(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         **sampling,
     )
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def end_ids(model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({tokenizer.eos_token_id, *configured} - {None})

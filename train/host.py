@@ -1,5 +1,6 @@
 """What this machine gives the process: memory within its limits, folders it may write, its user. No torch here."""
 
+import ctypes
 import getpass
 import os
 import shutil
@@ -14,6 +15,21 @@ from filelock import FileLock, Timeout
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point whose size is asked for, not a file we make there
 PROBE_BYTES = 32 * 2**20
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let the memory of freed tensors serve the next ones, rather than go back to the system.
+
+    glibc maps a block of more than 32 MiB anew each time and unmaps it when it is freed, and the kernel then zeroes all
+    of its pages again. Logits, their gradients and the like are such blocks: without this a step of the laptop recipe
+    took 1.5 x the time (2 cores, 2026-11-21). Under another C library nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def available_memory_bytes(cgroup: Path = CGROUP) -> int:

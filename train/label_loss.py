@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from data.render import IGNORE_INDEX
-from train.activation_cache import injected_states
 from train.prefix_sharing import block_mask
 from train.top_layer import last_layer_at
+from train.trunk import injected_states
 
 # Configuration entries of architectures whose logits are more than `head(hidden)`: left to TRL.
 _LOGIT_TRANSFORMS = (

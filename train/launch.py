@@ -91,7 +91,10 @@ def launch(
     try:
         elastic_launch(config, sys.executable)("-m", "train", *arguments)
     except ChildFailedError as error:
-        return _as_exit_code(error.get_first_failure()[1].exitcode)
+        rank, first = error.get_first_failure()
+        if first.exitcode < 0:  # the others have spoken for themselves
+            print(f"error: rank {rank} was killed by {first.signal_name()}", file=sys.stderr, flush=True)
+        return _as_exit_code(first.exitcode)
     except SignalException as error:
         return ExitCode.INTERRUPTED if error.sigval.name == "SIGINT" else ExitCode.STOPPED
     except (RendezvousError, TimeoutError) as error:

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import psutil
@@ -17,9 +17,12 @@ from transformers import TrainerCallback
 
 from train.artifacts import RunFolder, write_json
 from train.failure import DivergedError
+from train.storage import write_json_if_possible
+from train.words import human_seconds, utc_now
 
 SECONDS_BETWEEN_WRITES = 5.0
 RECENT_STEPS = 50
+TOPIC_LOSS = "eval_topic_loss/"
 
 
 def peak_memory_bytes() -> int:
@@ -40,18 +43,26 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def human_seconds(seconds: float) -> str:
-    """A duration as people say it.
+def loss_by_topic(logs: Mapping[str, float]) -> dict[str, float]:
+    """The topics' losses among the trainer's logs.
 
-    >>> human_seconds(42), human_seconds(250), human_seconds(7300)
-    ('42 s', '4 min 10 s', '2 h 1 min')
+    >>> loss_by_topic({"eval_loss": 2.0, "eval_topic_loss/knots": 1.5})
+    {'knots': 1.5}
     """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return {name.removeprefix(TOPIC_LOSS): loss for name, loss in logs.items() if name.startswith(TOPIC_LOSS)}
+
+
+class Watcher(Protocol):
+    """Is told of a run under way, on every rank, and must neither stop nor slow it: see `train.watching`."""
+
+    def enter(self, phase: str) -> None:
+        """A phase of the run begins."""
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """A record of the history was made."""
+
+    def pause(self) -> None:
+        """Training is over, for now or for good: what is known must be safe soon."""
 
 
 class Display(Protocol):
@@ -130,7 +141,10 @@ class Recorder(TrainerCallback):
         folder: RunFolder | None,
         display: Display | None,
         resumed: bool = False,
+        num_restarts: int = 0,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
+        self.watchers, self.num_restarts = watchers, num_restarts
         self.rows_per_step = min(effective_batch_size, num_rows)
         self.tokens_per_row = num_tokens / num_rows
         self.steps_between_evaluations = steps_between_evaluations
@@ -173,14 +187,19 @@ class Recorder(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
         if "eval_loss" in logs:
-            self._on_evaluation(state, logs["eval_loss"])
+            self._on_evaluation(state, logs)
         elif "loss" in logs:
             self._on_step(state, logs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(force=True)
+        self._pause()
+
+    def _pause(self) -> None:
         if self.display:
             self.display.close()
+        for watcher in self.watchers:
+            watcher.pause()
 
     def _on_step(self, state: Any, logs: Mapping[str, float]) -> None:
         self._stop_if_diverged(state.global_step, "training loss", logs["loss"])
@@ -204,7 +223,8 @@ class Recorder(TrainerCallback):
         }
         self._append(record)
 
-    def _on_evaluation(self, state: Any, loss: float) -> None:
+    def _on_evaluation(self, state: Any, logs: Mapping[str, float]) -> None:
+        loss = logs["eval_loss"]
         self._stop_if_diverged(state.global_step, "evaluation loss", loss)
         self.evaluation_seconds = time.monotonic() - self._evaluation_started
         self._append(
@@ -215,6 +235,7 @@ class Recorder(TrainerCallback):
                 "epoch": round(state.epoch or 0.0, 4),
                 "loss": loss,
                 "perplexity": perplexity(loss),
+                "loss_by_topic": loss_by_topic(logs),
                 "seconds": round(self.evaluation_seconds, 3),
             }
         )
@@ -222,6 +243,7 @@ class Recorder(TrainerCallback):
     def _stop_if_diverged(self, step: int, what: str, value: float) -> None:
         if not math.isfinite(value):
             self.write(force=True)
+            self._pause()
             raise DivergedError(
                 f"the {what} became {value} at step {step}",
                 "Lower optim.learning_rate, raise optim.warmup_fraction, or look at the rows of this step.",
@@ -234,8 +256,10 @@ class Recorder(TrainerCallback):
         """Remaining steps at the recent pace, and the evaluations between them."""
         steps_left = state.max_steps - state.global_step
         evaluations_left = math.ceil(steps_left / self.steps_between_evaluations)
-        pace = sum(self.step_seconds) / len(self.step_seconds)
-        return steps_left * pace + evaluations_left * self.evaluation_seconds
+        return steps_left * self._seconds_per_step() + evaluations_left * self.evaluation_seconds
+
+    def _seconds_per_step(self) -> float:
+        return sum(self.step_seconds) / max(1, len(self.step_seconds))
 
     def _append(self, record: dict[str, Any]) -> None:
         """Add a record; one of the same kind and step, from before a checkpoint was resumed, gives way."""
@@ -244,20 +268,29 @@ class Recorder(TrainerCallback):
         self.history.append(record)
         if self.display and record["kind"] != "epoch":
             self.display.show(record)
+        for watcher in self.watchers:
+            watcher.show(record)
         self.write(force=record["kind"] != "step")
 
     def enter(self, phase: str, **more: Any) -> None:
         """Say in `status.json` what the run is doing now that training is over."""
         if self.folder is not None:
-            write_json(self.folder.status, {**self.status(), "phase": phase, **more})
+            write_json_if_possible(self.folder.status, {**self.status(), "phase": phase, **more})
+        for watcher in self.watchers:
+            watcher.enter(phase)
 
     def write(self, *, force: bool) -> None:
         """Rewrite history and status, at most every few seconds unless forced: the history grows with the run."""
         if self.folder is None or (not force and time.monotonic() - self._written < SECONDS_BETWEEN_WRITES):
             return
         self._written = time.monotonic()
-        write_json(self.folder.history, self.history)
-        write_json(self.folder.status, self.status())
+        write_json_if_possible(self.folder.history, self.history)
+        write_json_if_possible(self.folder.status, self.status())
+
+    def save(self) -> None:
+        """Write the history, or raise: a checkpoint whose history is not on the volume must not count."""
+        if self.folder is not None:
+            write_json(self.folder.history, self.history)
 
     def status(self) -> dict[str, Any]:
         """What `status.json` holds while training: the latest numbers."""
@@ -265,12 +298,18 @@ class Recorder(TrainerCallback):
         evaluation = self.last("evaluation") or {}
         return {
             "phase": "training",
+            "updated": utc_now(),
+            "restarts": self.num_restarts,
             "step": step.get("step", 0),
             "total_steps": step.get("total_steps"),
             "percent": step.get("percent", 0.0),
             "seconds_left": step.get("seconds_left"),
             "loss": step.get("loss"),
             "evaluation_loss": evaluation.get("loss"),
+            "tokens_per_second": step.get("tokens_per_second"),
+            "memory_bytes": step.get("memory_bytes"),
+            "seconds_per_step": round(self._seconds_per_step(), 3),
+            "seconds_per_evaluation": round(self.evaluation_seconds, 3),
         }
 
     def last(self, kind: str) -> dict[str, Any] | None:

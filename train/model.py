@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
@@ -17,7 +18,7 @@ from data.render import check_template
 from data.tokenizer import TemplateError, found_at, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
 from train.artifacts import sha256_of
 from train.config import ModelConfig, RunConfig
-from train.failure import ModelError
+from train.failure import ExitCode, ModelError, exit_code_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,17 +104,30 @@ def local_weights(config: ModelConfig) -> Path:
 
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=WEIGHT_FILES))
     except OSError as error:
+        if exit_code_of(error) == ExitCode.STORAGE:  # a full cache says nothing of the model
+            raise
         raise _not_loadable(config, error) from error
 
 
 def _not_loadable(config: ModelConfig, error: Exception) -> ModelError:
     offline = " (offline: the hub is not asked)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    reason = str(error).strip().splitlines()[0]
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    if _is_path(config.name) and not Path(config.name).exists():  # the hub's words about names would mislead
+        offline, reason = "", "there is no such file or folder"
     return ModelError(
         f"model '{config.name}' cannot be loaded{offline}: {reason}",
         "Name a hub id, a folder with config.json and safetensors, a .gguf file, or 'embedded'; "
         "a gated model needs HF_TOKEN.",
     )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a model's name can only be meant as a path.
+
+    >>> _is_path("/models/mine"), _is_path("mine.gguf"), _is_path("owner/name")
+    (True, True, False)
+    """
+    return name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") > 1
 
 
 def _converted_gguf(gguf_file: Path) -> Path:
@@ -155,7 +169,7 @@ def load_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> PreTr
         torch.manual_seed(config.seed)
         model = AutoModelForCausalLM.from_config(architecture, **kwargs)
     else:
-        model = AutoModelForCausalLM.from_pretrained(local_weights(config.model), **kwargs)
+        model = _pretrained(config.model, **kwargs)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         raise ModelError(
             f"the tokenizer of '{config.model.name}' has {len(tokenizer)} tokens, its model only "
@@ -163,6 +177,19 @@ def load_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> PreTr
         )
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(pick_device()).eval()
+
+
+def _pretrained(config: ModelConfig, **kwargs: Any) -> PreTrainedModel:
+    """The base weights, from safetensors alone: other formats can hold code.
+
+    Raises:
+        ModelError: they cannot be had, or are damaged.
+    """
+    folder = local_weights(config)
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _not_loadable(config, error) from error
 
 
 def random_architecture(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> PretrainedConfig:

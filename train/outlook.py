@@ -1,4 +1,4 @@
-"""What a run with several ranks says at its start: the bandwidth it measured, and whether the ranks will pay off."""
+"""What a run says at its start: the arithmetic its path saves and, of several ranks, whether they will pay off."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from train.config import RunConfig
 from train.data_work import data_work, job_of
 from train.distributed import Ranks, Topology
 from train.exchange import check_gradient_compression
-from train.plan import Link, PathName, predict, verdict
+from train.plan import Job, Link, PathName, predict, verdict
 from train.prefix_sharing import PrefixSharingCollator
 from train.sizing import model_shape
 from train.speed import Path
@@ -29,20 +29,49 @@ def measured_link(config: RunConfig, ranks: Ranks) -> Link | None:
 def outlook(
     config: RunConfig, model: PreTrainedModel, data: TrainingData, path: Path, link: Link | None, topology: Topology
 ) -> list[str]:
-    """Lines for rank 0: the link, the prediction for this run, and what is not exact about the exchange."""
-    if link is None or not topology.is_main:
+    """Lines for rank 0: the saving, the link, the prediction for this run, and what is not exact about the exchange."""
+    if not topology.is_main:
         return []
-    world_size = topology.world_size
-    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shape = model_shape(model, recomputes=config.optim.gradient_checkpointing)
+    world_size = topology.world_size
     work = data_work(config, data, world_size, config.effective_batch_size(world_size))
+    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     in_bf16 = model.dtype == torch.bfloat16
-    job = job_of(config, shape, work, path_name(path), num_trainable, in_bf16=in_bf16)
+    plain, job = (
+        job_of(config, shape, work, name, num_trainable, in_bf16=in_bf16) for name in ("plain", path_name(path))
+    )
+    if link is None:
+        return saving(plain, job)
+    return [*saving(plain, job), *_network(job, config.distributed.gradient_compression, link, topology)]
+
+
+def saving(plain: Job, job: Job) -> list[str]:
+    """How much arithmetic training takes by the path of `job`, and how much by the plain one; predicted."""
+    if job.path == "plain":
+        return []
+    return [
+        f"           arithmetic: {human_flops(job.total_flops)} for {human_flops(plain.total_flops)}, "
+        f"{plain.total_flops / job.total_flops:.1f} x less (counted)"
+    ]
+
+
+def human_flops(flops: float) -> str:
+    """
+    >>> human_flops(1.62e15)
+    '1.62 PFLOP'
+    """
+    name, unit = next(((name, unit) for name, unit in _UNITS if flops >= unit), _UNITS[-1])
+    return f"{flops / unit:.3g} {name}"
+
+
+_UNITS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
+
+
+def _network(job: Job, compression: str, link: Link, topology: Topology) -> list[str]:
     device = this_device()
     if device.is_shared and topology.local_world_size == 1:  # ranks on other machines bring cores of their own
         device = replace(device, is_shared=False)
-    one, many = (predict(job, device, link, num_ranks) for num_ranks in (1, world_size))
-    compression = config.distributed.gradient_compression
+    one, many = (predict(job, device, link, num_ranks) for num_ranks in (1, topology.world_size))
     rounded = [f"           gradients are rounded to {compression} before they are exchanged: an approximation"]
     return [
         f"network    {link.description}",

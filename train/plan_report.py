@@ -26,7 +26,6 @@ from train.distributed import join, read_topology
 from train.dry_run import assumed_world_size
 from train.failure import ConfigError, ModelError
 from train.label_loss import has_plain_logits
-from train.metrics import human_seconds
 from train.model import architecture_without_weights, load_tokenizer, pick_attention
 from train.plan import (
     BF16_BYTES,
@@ -46,6 +45,7 @@ from train.plan import (
 )
 from train.sizing import GIB, model_shape, model_without_weights
 from train.tokens import TrainingData, load_training_data
+from train.words import human_seconds
 
 ASSUMED_GBIT_PER_SECOND = 10.0
 PATHS: tuple[PathName, ...] = ("plain", "prefix sharing", "sharing + cache")

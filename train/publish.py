@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from train.artifacts import SYSTEM_PROMPT, RunFolder, published_atomically, write_manifest
+from train.artifacts import MODEL_CARD, SYSTEM_PROMPT, RunFolder, published_atomically, write_manifest
 from train.failure import ModelError
 from train.generation import generate_answer, question_conversation
 from train.generation_settings import GenerationSettings
@@ -27,6 +27,8 @@ class Publication:
     check_question: str
     facts: dict[str, Any]
     """Goes into the manifest: base model, config and data fingerprints, best step."""
+    card: str | None = None
+    """README.md, see `train.model_card`."""
 
 
 def publish(
@@ -45,6 +47,8 @@ def publish(
         model.to(dtype).save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         (aside / SYSTEM_PROMPT).write_text(publication.system_prompt + "\n", encoding="utf-8")
+        if publication.card is not None:
+            (aside / MODEL_CARD).write_text(publication.card, encoding="utf-8")
         _check_reloaded(model, tokenizer, aside, publication)
         write_manifest(aside, publication.facts)
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from train.artifacts import (
     COMMITTED,
     ManifestError,
     RunFolder,
+    flush_entries,
     flush_folder,
     verify_manifest,
     write_json,
@@ -28,12 +29,16 @@ from train.config import ResolvedConfig, RunConfig
 from train.distributed import Ranks
 from train.failure import ConfigError, StorageError
 from train.model import model_fingerprint
+from train.run_lock import RunLock
+from train.storage import pauses, retried, succeeds
 from train.tokens import TrainingData
+from train.weights import load_weights
 
 Beginning = Literal["finished", "resume", "fresh"]
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers")
 TRAINABLE_WEIGHTS = "trainable.safetensors"
+BEST_WEIGHTS = "best.safetensors"
 BROADCAST_CHUNK_BYTES = 64 * 2**20
 
 
@@ -49,21 +54,29 @@ def run_identity(config: RunConfig, data: TrainingData, world_size: int) -> dict
 
 
 def begin(
-    resolved: ResolvedConfig, folder: RunFolder, identity: dict[str, Any], ranks: Ranks
+    resolved: ResolvedConfig, folder: RunFolder, identity: dict[str, Any], ranks: Ranks, lock: RunLock
 ) -> tuple[Beginning, Path | None]:
-    """Rank 0 decides what to do with an existing run folder and prepares it; every rank gets the checkpoint."""
-    beginning: Beginning = "fresh"
-    checkpoint = None
-    if ranks.topology.is_main:
+    """Rank 0 decides what to do with an existing run folder and prepares it; every rank gets the checkpoint.
+
+    Who is going to write the folder takes the lock first; a finished run is only shown.
+    """
+
+    def decision() -> tuple[Beginning, str | None]:
+        if resolved.config.output.if_exists == "fresh" or not folder.is_finished():
+            lock.acquire()
         if resolved.config.output.if_exists == "resume":
             set_aside_damaged(folder)
         beginning, checkpoint = decide_beginning(folder, resolved.config.output.if_exists, identity)
+        if checkpoint is not None and best_step_of(checkpoint) is not None:
+            load_weights(folder.checkpoints / BEST_WEIGHTS)  # now, not when hours of training depend on it
         if beginning == "fresh":
             prepare_folder(folder)
             write_json(folder.config, {**resolved.dump(), "identity": identity})
         folder.failure.unlink(missing_ok=True)
-    beginning = ranks.tell("beginning", beginning)
-    return beginning, checkpoint_on_every_rank(ranks, checkpoint)
+        return beginning, str(checkpoint) if checkpoint else None
+
+    beginning, checkpoint = ranks.decide("beginning", decision, resolved.config.distributed.rendezvous_timeout_seconds)
+    return beginning, checkpoint_on_every_rank(ranks, Path(checkpoint) if checkpoint else None)
 
 
 def prepare_folder(folder: RunFolder) -> None:
@@ -129,7 +142,44 @@ def commit(checkpoint: Path) -> None:
     write_manifest(checkpoint, {"step": checkpoint_step(checkpoint)})
     flush_folder(checkpoint)
     (checkpoint / COMMITTED).touch()
-    flush_folder(checkpoint.parent)
+    flush_entries(checkpoint)
+    flush_entries(checkpoint.parent)
+
+
+def best_step_of(checkpoint: Path) -> int | None:
+    """The step whose weights are the best so far, by a checkpoint's own record; None before the first evaluation."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    step = state.get("best_global_step")
+    return None if step is None else int(step)
+
+
+def write_checkpoint(
+    folder: RunFolder, checkpoint: Path, fill: Callable[[Path], None], *, keep: int, retry_seconds: float
+) -> bool:
+    """Fill a new checkpoint, commit it, delete old ones; returns whether it could be written.
+
+    A failed attempt leaves nothing behind, and before the next one the older of the kept checkpoints make room.
+    """
+
+    def write() -> None:
+        try:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # what an earlier start left half-written
+            checkpoint.mkdir(parents=True)
+            fill(checkpoint)
+            commit(checkpoint)
+        except BaseException:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+
+    def make_room() -> None:
+        if committed_checkpoints(folder):
+            prune(folder, keep=1)
+
+    name = checkpoint.name
+    written = succeeds(name, lambda: retried(name, write, pauses(retry_seconds), make_room))
+    if written:
+        succeeds("the list of checkpoints", lambda: prune(folder, keep))
+    return written
 
 
 def prune(folder: RunFolder, keep: int) -> None:

@@ -8,35 +8,44 @@ import torch
 import transformers
 
 from train.adapt import ParameterCount, adapt, master_weights_in_fp32
+from train.answers import answer_callbacks
 from train.artifacts import RunFolder, write_json
 from train.auto_batch import with_measured_batch
-from train.config import ResolvedConfig, RunConfig
+from train.config import ResolvedConfig
 from train.distributed import Topology, join
 from train.failure import Phases
+from train.guards import Guards
+from train.host import keep_freed_memory
 from train.launch import usable_cores
-from train.metrics import Recorder, pick_display
+from train.metrics import Recorder
 from train.model import load_model, load_tokenizer, pick_precision
+from train.model_card import model_card
 from train.outlook import measured_link, outlook
+from train.provenance import provenance
 from train.publish import Publication, publish
+from train.report.page import write_report_or_warn
 from train.resume import begin, checkpoint_bytes, run_identity
 from train.sft import ChatTrainer, build_trainer
-from train.sft_options import refuse_nonsense, steps_per_epoch
+from train.sft_options import refuse_nonsense
 from train.speed import choose_path
-from train.stopping import StopRequest, refuse_unsavable
+from train.stopping import refuse_unsavable
+from train.storage import retried
 from train.summary import describe_batch, describe_setup, summary, write_demo
 from train.tokens import TrainingData, load_training_data
+from train.watching import make_recorder, start_watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, stop: StopRequest) -> None:
+def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, guards: Guards) -> None:
     """Train one model and leave a complete run folder; a finished one is left as it is."""
     config, folder = resolved.config.settled(topology.world_size), RunFolder(resolved.config.output.dir)
     quieten_libraries(is_main=topology.is_main)
+    keep_freed_memory()
 
     with phases("rendezvous"):
-        ranks = join(topology, config.distributed)
+        ranks = join(topology, config.distributed, guards.vigil)
         link = measured_link(config, ranks)
     with phases("data"):
         tokenizer = load_tokenizer(config)
@@ -45,12 +54,14 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, stop: Stop
     with phases("agreement"):
         identity = run_identity(resolved.config, data, topology.world_size)
         ranks.agree("run shape", identity, config.distributed.rendezvous_timeout_seconds)
-        beginning, checkpoint = begin(resolved, folder, identity, ranks)
+        beginning, checkpoint = begin(resolved, folder, identity, ranks, guards.lock)
         if checkpoint is not None:
             say(topology, f"resuming from {checkpoint}")
     if beginning == "finished":
         say(topology, f"{folder.root} holds this very run, finished. Set output.if_exists=fresh to train it again.")
         return
+    watch = start_watching(resolved, folder, ranks, identity, checkpoint)
+    phases.on_enter = watch.enter
     with phases("model"):
         transformers.set_seed(config.seed)
         model = load_model(config, tokenizer)
@@ -65,7 +76,8 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, stop: Stop
         asked = resolved.config.optim.batch_size
         config = with_measured_batch(config, asked, model, path.collator, data, ranks, checkpoint)
         say(topology, describe_batch(config, asked, topology.world_size))
-        recorder = make_recorder(config, data, folder, topology, resumed=checkpoint is not None)
+        recorder = make_recorder(config, data, folder, watch, ranks)
+        phases.on_enter = recorder.enter
         trainer = build_trainer(
             config,
             model=model,
@@ -75,8 +87,10 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, stop: Stop
             folder=folder,
             world_size=topology.world_size,
             collator=path.collator,
-            stop=stop,
-            callbacks=[recorder],
+            stop=guards.stop,
+            ranks=ranks,
+            write_history=recorder.save,
+            callbacks=[recorder, *answer_callbacks(config, tokenizer, data, folder, ranks)],
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         ranks.leave()
@@ -101,35 +115,20 @@ def finish(
     config, model = resolved.config, trainer.model
     torch.set_num_threads(usable_cores())
     with phases("publication"):
-        recorder.enter("publication")
         best_step = trainer.load_best()
         facts = {"base_model": config.model.name, "best_step": best_step, "identity": identity}
-        publication = Publication(data.system_prompt, data.demo_questions[0], facts)
-        publish(model, tokenizer, folder, publication, pick_precision(config.model))
+        facts |= {"dataset_sha256": data.facts["dataset_sha256"], "made_by": provenance()}
+        card = model_card(summary(resolved, data, parameters, recorder, identity, phases, best_step))
+        publication = Publication(data.system_prompt, data.demo_questions[0], facts, card)
+        retried("best_model", lambda: publish(model, tokenizer, folder, publication, pick_precision(config.model)))
     del trainer
     gc.collect()
     if config.output.demo:
         with phases("demo"):
-            recorder.enter("demo")
             write_demo(config, folder, model, tokenizer, data)
     write_json(folder.summary, summary(resolved, data, parameters, recorder, identity, phases, best_step))
+    write_report_or_warn(folder)
     recorder.enter("done", percent=100.0, seconds_left=0)
-
-
-def make_recorder(
-    config: RunConfig, data: TrainingData, folder: RunFolder, topology: Topology, *, resumed: bool
-) -> Recorder:
-    num_rows = len(data.train.rows)
-    return Recorder(
-        num_rows=num_rows,
-        num_tokens=data.train.num_tokens,
-        effective_batch_size=config.effective_batch_size(topology.world_size),
-        steps_between_evaluations=config.evaluation.every_steps
-        or steps_per_epoch(config, world_size=topology.world_size, num_train_rows=num_rows),
-        folder=folder if topology.is_main else None,
-        display=pick_display(config.output.log_every_steps) if topology.is_main else None,
-        resumed=resumed,
-    )
 
 
 def quieten_libraries(*, is_main: bool) -> None:

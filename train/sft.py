@@ -8,6 +8,7 @@
 import dataclasses
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,17 +29,20 @@ from train.adapt import load_trainable, trainable_parameters
 from train.artifacts import COMMITTED, RunFolder
 from train.batches import NO_ROW, EpochBatches
 from train.config import RunConfig
-from train.exchange import broadcast_only_what_trains, round_gradients_to_bf16
-from train.failure import ExitCode
+from train.distributed import Ranks, Topology
+from train.exchange import broadcast_only_what_trains, gathered_bytes, round_gradients_to_bf16
+from train.failure import ExitCode, StorageError
 from train.label_loss import add_label_scores, num_labels
 from train.sft_options import make_sft_config, sft_options
 from train.stopping import GO_ON, StoppedError, StopRequest, grace_warning
+from train.storage import FREE_SPACE, RETRY_SECONDS, pauses
 from train.tokens import TokenisedRows
+from train.topics import topic_groups
+from train.weights import BestWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BEST_WEIGHTS = "best.safetensors"
 STOP_CODES = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 
 Batch = dict[str, torch.Tensor]
@@ -96,15 +100,20 @@ class ChatTrainer(SFTTrainer):
         train_rows: TokenisedRows,
         validation_rows: TokenisedRows,
         stop: StopRequest,
+        ranks: Ranks,
+        write_history: Callable[[], None],
         **kwargs: Any,
     ) -> None:
-        self.config, self.folder, self.stop = config, folder, stop
+        self.config, self.folder, self.stop, self.ranks = config, folder, stop, ranks
+        self.write_history = write_history
         self._agreed_stop: ExitCode | None = None
         self._saved_at = self._step_began = time.monotonic()
         self._step_seconds, self._grace_was_judged = 0.0, False
+        self.best = BestWeights(folder.checkpoints / resume.BEST_WEIGHTS)
         self._label_counts: torch.Tensor | None = None  # [predicted right, all] since the last log
         self.train_rows = RowDataset(train_rows.rows)
         self.validation_rows = RowDataset(validation_rows.rows, first_number=len(train_rows.rows))
+        self.validation_topics = topic_groups(validation_rows.topics or [None] * len(validation_rows.rows))
         super().__init__(train_dataset=as_dataset(train_rows), eval_dataset=as_dataset(validation_rows), **kwargs)
         self.remove_callback(PrinterCallback)
         add_label_scores(self.model)
@@ -143,6 +152,7 @@ class ChatTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Mean loss over the label tokens of the whole step: of every rank and every micro-batch."""
         scores = model(**inputs, score_labels=True)
+        self.ranks.mark()
         counts = torch.stack([scores.num_correct, scores.num_labels])
         self._label_counts = counts if self._label_counts is None else self._label_counts + counts
         # Each rank's gradient is averaged over the ranks by DDP; the divisor counts the labels of all of them.
@@ -219,34 +229,43 @@ class ChatTrainer(SFTTrainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Mean negative log-likelihood of the validation set's label tokens, in nats per token; every rank gets it.
 
-        A request to stop ends it early: the step is saved, and the resumed run begins with this evaluation.
+        Beside the mean over all rows (`eval_loss`) there is one for each topic (`eval_topic_loss/TOPIC`). A request to
+        stop ends it early: the step is saved, and the resumed run begins with this evaluation.
         """
         self.model.eval()
-        total = torch.zeros(2 + len(STOP_CODES), dtype=torch.float64)  # [summed loss, number of label tokens, votes]
-        for batch in self._validation_batches():
+        topics = sorted(set(self.validation_topics))
+        sums = torch.zeros(len(topics), 2, dtype=torch.float64)  # of each topic: [summed loss, number of label tokens]
+        for topic, batch in self._validation_batches():
             if self.stop.code:
                 break
-            total[:2] += self._summed_loss(batch)
-        total[2:] = torch.tensor(self._stop_votes())
+            sums[topics.index(topic)] += self._summed_loss(batch)
+            self.ranks.mark()
+        votes = torch.tensor(self._stop_votes(), dtype=torch.float64)
         if self.args.world_size > 1:
-            dist.all_reduce(total)
-        self._agreed_stop = agreed_stop(total[2:].tolist())
+            dist.all_reduce(told := torch.cat([sums.flatten(), votes]))
+            sums, votes = told[: sums.numel()].view_as(sums), told[sums.numel() :]
+        self._agreed_stop = agreed_stop(votes.tolist())
         if self._agreed_stop:
             if self.state.global_step:
                 self._save_checkpoint(self.model, None)
             self._stop_here()
-        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        summed_loss, num_labels = sums.sum(0)
+        metrics = {f"{metric_key_prefix}_loss": (summed_loss / num_labels).item()}
+        for topic, (topic_loss, topic_labels) in zip(topics, sums.tolist(), strict=True):
+            metrics[f"{metric_key_prefix}_topic_loss/{topic}"] = topic_loss / topic_labels
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _validation_batches(self) -> Iterator[list[int]]:
-        """This rank's share of the validation rows, the longest first."""
+    def _validation_batches(self) -> Iterator[tuple[str, list[int]]]:
+        """This rank's share of the validation rows in batches of one topic, the longest rows of it first."""
         lengths = [len(row.input_ids) for row in self.validation_rows.rows]
-        by_length = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        mine = by_length[self.args.process_index :: self.args.world_size]
-        size = self.args.per_device_eval_batch_size
-        return (mine[start : start + size] for start in range(0, len(mine), size))
+        topics, size = self.validation_topics, self.args.per_device_eval_batch_size
+        in_order = sorted(range(len(lengths)), key=lambda row: (topics[row], -lengths[row]))
+        mine = in_order[self.args.process_index :: self.args.world_size]
+        for topic, group in itertools.groupby(mine, key=lambda row: topics[row]):
+            rows = list(group)
+            yield from ((topic, rows[start : start + size]) for start in range(0, len(rows), size))
 
     @torch.no_grad()
     def _summed_loss(self, rows: Sequence[int]) -> torch.Tensor:
@@ -259,42 +278,63 @@ class ChatTrainer(SFTTrainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best: bool = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.should_save:
-            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._save_trainable(self.folder.checkpoints / BEST_WEIGHTS)
+            self.best.keep(self.state.global_step, trainable_parameters(self.model), self._retry_pauses())
         return is_best
 
-    def _save_trainable(self, path: Path) -> None:
-        tensors = {name: p.detach().contiguous() for name, p in trainable_parameters(self.model).items()}
-        half_written = path.with_name(f".{path.name}.new")
-        save_file(tensors, half_written, metadata={"step": str(self.state.global_step)})
-        half_written.replace(path)
+    def _retry_pauses(self) -> list[float]:
+        """Between attempts to write; the other ranks wait meanwhile, so all is over well before they give up."""
+        return pauses(min(RETRY_SECONDS, self.config.distributed.collective_timeout_seconds / 4))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """1. every rank its RNG state, 2. rank 0 all else, 3. all are done, 4. the marker, 5. older ones go."""
+        """1. rank 0 gets every rank's RNG state, 2. it writes all, the marker last, 3. all learn whether it could."""
         start = time.monotonic()
         checkpoint = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
-        if self._is_committed_on_rank_0(checkpoint):
+        if self._is_true_on_rank_0((checkpoint / COMMITTED).is_file()):
             return
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        self._save_rng_state(str(checkpoint))
-        if self.args.should_save:
-            self._save_trainable(checkpoint / resume.TRAINABLE_WEIGHTS)
-            self._save_optimizer_and_scheduler(str(checkpoint))
-            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
-        if self.args.world_size > 1:
-            dist.barrier()
-        if self.args.should_save:
-            resume.commit(checkpoint)
-            resume.prune(self.folder, self.config.output.keep_checkpoints)
+        rng_states = self._rng_states_of_all_ranks()
+        written = self.args.should_save and resume.write_checkpoint(
+            self.folder,
+            checkpoint,
+            lambda aside: self._fill_checkpoint(aside, rng_states),
+            keep=self.config.output.keep_checkpoints,
+            retry_seconds=sum(self._retry_pauses()),
+        )
+        self.ranks.mark()
         self._saved_at = time.monotonic()
-        self._warn_of_short_grace(self._saved_at - start)
+        if self._is_true_on_rank_0(written):
+            self._warn_of_short_grace(self._saved_at - start)
+        elif self._agreed_stop:
+            raise StorageError(
+                f"asked to stop at step {self.state.global_step}, but the checkpoint could not be written", FREE_SPACE
+            )
 
-    def _is_committed_on_rank_0(self, checkpoint: Path) -> bool:
-        """Whether this step is saved already; every rank gets the same answer, though it may see no files."""
-        committed = torch.tensor(int(self.args.should_save and (checkpoint / COMMITTED).is_file()))
+    def _fill_checkpoint(self, checkpoint: Path, rng_states: dict[str, bytes]) -> None:
+        """All of a checkpoint but its marker. What it counts on besides, best weights and history, goes first."""
+        self.best.save()
+        self.write_history()
+        tensors = {name: p.detach().contiguous() for name, p in trainable_parameters(self.model).items()}
+        save_file(tensors, checkpoint / resume.TRAINABLE_WEIGHTS)
+        self._save_optimizer_and_scheduler(str(checkpoint))
+        self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+        for name, content in rng_states.items():
+            (checkpoint / name).write_bytes(content)
+
+    def _rng_states_of_all_ranks(self) -> dict[str, bytes]:
+        """File name -> content of every rank's RNG state; ranks may not see rank 0's volume."""
+        with tempfile.TemporaryDirectory(prefix="rng-") as aside:
+            self._save_rng_state(aside)
+            [file] = Path(aside).iterdir()
+            contents = gathered_bytes(file.read_bytes())
+        own = str(self.args.process_index)
+        names = [file.name.replace(own, str(rank)) for rank in range(len(contents))]
+        return dict(zip(names, contents, strict=True))
+
+    def _is_true_on_rank_0(self, value: bool) -> bool:
+        """Rank 0's value, on every rank: the others may see no files."""
+        told = torch.tensor(int(value))
         if self.args.world_size > 1:
-            dist.broadcast(committed, src=0)
-        return bool(committed)
+            dist.broadcast(told, src=0)
+        return bool(told)
 
     def _warn_of_short_grace(self, save_seconds: float) -> None:
         """Once, on rank 0: what a stop would take, as measured by the first checkpoint."""
@@ -308,7 +348,7 @@ class ChatTrainer(SFTTrainer):
 
     def load_best(self) -> int:
         """Put the best weights by evaluation loss back into the model (rank 0); returns the step they are from."""
-        load_trainable(self.model, load_file(self.folder.checkpoints / BEST_WEIGHTS))
+        load_trainable(self.model, self.best.load())
         return int(self.state.best_global_step or self.state.global_step)
 
 
@@ -324,6 +364,8 @@ def build_trainer(
     collator: Collator,
     callbacks: Sequence[TrainerCallback] = (),
     stop: StopRequest | None = None,
+    ranks: Ranks | None = None,
+    write_history: Callable[[], None] = lambda: None,
 ) -> ChatTrainer:
     """The trainer of one run; it measures the original model before step 1. Without `stop` nothing stops it early."""
     options = sft_options(config, world_size=world_size, num_train_rows=len(train_rows.rows), folder=folder)
@@ -333,6 +375,8 @@ def build_trainer(
         train_rows,
         validation_rows,
         stop or StopRequest(),
+        ranks or Ranks(Topology()),
+        write_history,
         model=model,
         args=make_sft_config({**options, "eval_on_start": True}, config.trl),
         processing_class=tokenizer,

@@ -32,7 +32,9 @@ def sft_options(config: RunConfig, *, world_size: int, num_train_rows: int, fold
         "gradient_checkpointing": config.optim.gradient_checkpointing,
         "bf16": pick_precision(config.model) == torch.bfloat16,
         "use_cpu": on_cpu,
-        "ddp_find_unused_parameters": False,
+        # DDP lays out its buckets anew after the first step of a process, a resumed one too, unless it looks for unused
+        # parameters; sums of three and more depend on the layout, and on a CPU a resumed run is to be bit-equal.
+        "ddp_find_unused_parameters": on_cpu and world_size > 2,
         "ddp_timeout": config.distributed.collective_timeout_seconds,
         "eval_strategy": "steps" if config.evaluation.every_steps else "epoch",
         "eval_steps": config.evaluation.every_steps,

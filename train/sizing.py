@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from data.dataset import read_dataset, read_questions
-from train.activation_cache import first_trained_layer
 from train.adapt import ParameterCount, adapt, transformer_layers
 from train.config import RunConfig
 from train.cost import MicroBatch, ModelShape, memory_bytes
@@ -14,6 +13,7 @@ from train.failure import ModelError
 from train.model import architecture_without_weights, pick_precision
 from train.sft_options import steps_per_epoch, total_steps, warmup_steps
 from train.tokens import split_configured
+from train.trunk import first_trained_layer
 
 GIB = 2**30
 

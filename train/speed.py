@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import RenderedRow
 from train import activation_cache, prefix_sharing
-from train.activation_cache import ActivationCache, first_trained_layer
+from train.activation_cache import ActivationCache
 from train.adapt import transformer_layers
 from train.config import RunConfig
 from train.distributed import Ranks
@@ -20,6 +20,7 @@ from train.failure import ConfigError, ModelError
 from train.label_loss import has_plain_logits, score_batch
 from train.prefix_sharing import PrefixSharingCollator
 from train.tokens import TrainingData
+from train.trunk import first_trained_layer, without_trunk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +80,7 @@ class Path:
     @contextmanager
     def training(self, model: PreTrainedModel) -> Iterator[None]:
         """The context to train in: with a cache, the model goes without the layers that the cache stands for."""
-        with self.scoring(model), activation_cache.without_trunk(model) if self.cache else nullcontext():
+        with self.scoring(model), without_trunk(model) if self.cache else nullcontext():
             yield
 
     def by_flex_attention(self) -> "Path":

@@ -16,10 +16,12 @@ from train.config import AUTO_BATCH, ResolvedConfig, RunConfig
 from train.failure import Phases
 from train.generation import answer_all, comparison
 from train.generation_settings import GenerationSettings
-from train.metrics import Recorder, human_seconds, peak_memory_bytes
+from train.metrics import Recorder, peak_memory_bytes
 from train.model import load_model, pick_attention, pick_device, pick_precision
+from train.provenance import provenance
 from train.publish import load_published
 from train.tokens import TrainingData
+from train.words import human_seconds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +83,8 @@ def summary(
     return {
         **resolved.dump(),
         "identity": identity,
+        "made_by": provenance(),
+        "restarts": recorder.num_restarts,
         "hardware": {"device": str(pick_device()), "machine": platform.machine(), "cores": os.cpu_count()},
         "world_size": identity["world size"],
         "parameters": {
@@ -124,6 +128,7 @@ def print_outcome(folder: RunFolder) -> None:
         ("model", folder.best_model),
         ("history", folder.history),
         ("summary", folder.summary),
+        ("report", folder.report),
         ("answers", folder.demo),
         ("checkpoints", folder.checkpoints),
     ]:

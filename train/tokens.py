@@ -14,6 +14,7 @@ from data.schema import Example
 from data.split import Split, split_examples
 from train.config import RunConfig
 from train.failure import BadDataError
+from train.topics import rows_by_topic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ class TokenisedRows:
     rows: list[RenderedRow]
     num_truncated: int
     num_dropped_without_label: int
+    topics: Sequence[str | None] = ()
+    """Of each row; empty where nobody asked."""
 
     @property
     def num_tokens(self) -> int:
@@ -88,6 +91,7 @@ def load_training_data(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") 
         "rows_without_label": train.num_dropped_without_label + validation.num_dropped_without_label,
         "train_tokens": train.num_tokens,
         "train_label_tokens": train.num_label_tokens,
+        "topics": rows_by_topic(train.topics, validation.topics),
     }
     return TrainingData(train, validation, system_prompt, demo_questions, facts)
 
@@ -133,11 +137,12 @@ def tokenise(
     """
     whole = [render_training_row(tokenizer, example.conversation(system_prompt)) for example in examples]
     cut = [row.truncated(max_length_tokens) for row in whole]
-    with_label = [row for row in cut if row.num_label_tokens]
+    kept = [(row, example.topic) for row, example in zip(cut, examples, strict=True) if row.num_label_tokens]
     tokenised = TokenisedRows(
-        rows=with_label,
+        rows=[row for row, _ in kept],
         num_truncated=sum(len(row.input_ids) > max_length_tokens for row in whole),
-        num_dropped_without_label=len(cut) - len(with_label),
+        num_dropped_without_label=len(cut) - len(kept),
+        topics=[topic for _, topic in kept],
     )
     _refuse_truncation(tokenised, whole, max_length_tokens, max_truncated_fraction)
     return tokenised

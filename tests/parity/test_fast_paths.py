@@ -1,5 +1,7 @@
 """Prefix sharing and the activation cache against the plain path, step by step, through the command line."""
 
+import json
+import re
 import statistics
 
 import pytest
@@ -44,6 +46,7 @@ def test_prefix_sharing(run, plain, history, tmp_path):
     finished = run("train", *COMMON, *ONE, *SHARED, f"output.dir={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     assert "prefix sharing: " in finished.stdout
+    assert re.search(r"arithmetic: \S+ [GM]FLOP for \S+ [GM]FLOP, [1-9]\S* x less", finished.stdout)
     assert_same(history, plain, tmp_path)
 
 
@@ -79,3 +82,65 @@ def test_where_it_is_not_exact_the_plain_path_is_taken_or_the_run_refused(run, t
     eager = run("train", *COMMON, *ONE, "model.attention=eager", "optim.epochs=1", f"output.dir={tmp_path / 'eager'}")
     assert eager.returncode == 0, eager.stderr
     assert "plain: attention implementation 'eager' cannot take a tree mask" in eager.stdout
+
+
+# --- other architectures, other rows ---------------------------------------------------------------------------------
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16}
+ARCHITECTURES = {
+    "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1, 0]},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2},
+    "gemma3_text": {"num_key_value_heads": 2},
+    "gpt_neox": {},
+}
+
+
+def run_both(run, history, tmp_path, *settings):
+    """One epoch by the plain path and by the fastest one; both must be the same run. Returns the fast one's lines."""
+    settings = (*COMMON, "data.max_train_rows=12", "data.max_validation_rows=4", "optim.epochs=1", *ONE, *settings)
+    environment = {"CACHE_DIR": str(tmp_path / "cache")}
+    for name, path in [("plain", PLAIN), ("fast", CACHED)]:
+        finished = run("train", *settings, *path, f"output.dir={tmp_path / name}", **environment)
+        assert finished.returncode == 0, finished.stderr
+    assert_same(history, tmp_path / "plain", tmp_path / "fast")
+    return finished.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_architectures(run, history, tmp_path, model_type):
+    shape = {"model_type": model_type, **SMALL, **ARCHITECTURES[model_type]}
+    said = run_both(run, history, tmp_path, f"model.random_init={json.dumps(shape)}")
+    assert "2 of 4 layers computed" in said
+
+
+@pytest.fixture(scope="module")
+def chats(run, tmp_path_factory):
+    """A data set of conversations of one to three turns, some of which begin alike."""
+    folder = tmp_path_factory.mktemp("chats")
+    rows = [
+        {
+            "messages": [
+                {"role": role, "content": f"{role} {number % 5 if turn < 2 else number} says thing {turn}."}
+                for turn in range(1 + number % 3)
+                for role in ("user", "assistant")
+            ]
+        }
+        for number in range(45)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = run("data", "build", str(folder / "rows.jsonl"), "--output", str(folder / "chats.parquet"))
+    assert built.returncode == 0, built.stderr
+    return folder / "chats.parquet"
+
+
+@pytest.mark.slow
+def test_conversations_of_several_turns(run, history, tmp_path, chats):
+    run_both(run, history, tmp_path, f"data.dataset={chats}")
+
+
+@pytest.mark.slow
+def test_rows_cut_at_the_maximum_length(run, history, tmp_path):
+    said = run_both(run, history, tmp_path, "data.max_length_tokens=310", "data.max_truncated_fraction=0.9")
+    assert not re.search(r"\(0 cut", said)

@@ -10,19 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import RenderedRow
-from train.activation_cache import (
-    Layout,
-    compute_states,
-    first_trained_layer,
-    injected_states,
-    is_valid,
-    open_or_build,
-    refusal,
-    without_trunk,
-)
+from train.activation_cache import evict, is_valid, open_or_build, refusal
 from train.adapt import adapt, transformer_layers
 from train.config import AdaptConfig
 from train.distributed import Ranks, Topology
+from train.trunk import Layout, compute_states, first_trained_layer, injected_states, without_trunk
 
 TINY = {
     "vocab_size": 64,
@@ -161,6 +153,21 @@ def test_nothing_half_built_is_left(cache, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="killed"):
         cache()
     assert not list((tmp_path / "activations").iterdir())
+
+
+def test_the_least_recently_used_caches_make_room(cache, tmp_path):
+    folders = [cache(fingerprint=name)[0].folder for name in ("first", "second", "third")]
+    for age, folder in enumerate(reversed(folders)):
+        os.utime(folder / "meta.json", (1e9 - age, 1e9 - age))
+    cache(fingerprint="first")  # used again
+    size = sum(file.stat().st_size for file in folders[0].iterdir())
+    abandoned, building = (tmp_path / "activations" / f".key.host.{pid}" for pid in (1, 2))
+    for folder in (abandoned, building):
+        folder.mkdir()
+    os.utime(abandoned, (1e9, 1e9))
+    evict(tmp_path / "activations", keep=folders[2], kept_bytes=int(2.5 * size))
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    assert [folder.exists() for folder in (abandoned, building)] == [False, True]
 
 
 def test_gather_takes_any_row_and_depth(cache):

@@ -9,7 +9,7 @@ def resolve(*overrides, recipe="laptop", environment=None):
 
 
 def test_precedence_is_command_line_environment_recipe_default():
-    assert resolve().config.optim.learning_rate == 1e-4  # recipe
+    assert resolve().config.optim.learning_rate == 2e-4  # recipe
     assert resolve().config.optim.weight_decay == 0.01  # default
     assert resolve(environment={"EPOCHS": "5"}).config.optim.epochs == 5
     resolved = resolve("optim.epochs=7", environment={"EPOCHS": "5", "BATCH_SIZE": "3"})

@@ -44,6 +44,11 @@ def test_nonsense_is_refused():
         ("sys.exit(6 if rank == 1 else time.sleep(30))", 6),
         ("sys.exit(203 if rank == 0 else time.sleep(30))", 203),
         ("os.kill(os.getpid(), 9) if rank == 1 else time.sleep(30)", 137),
+        pytest.param(
+            "os.kill(os.getpid(), 19) if rank == 0 else sys.exit(203)",  # frozen: deaf to SIGTERM, killed after 30 s
+            203,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_first_failure_gives_the_exit_code(tmp_path, child, expected):
@@ -57,5 +62,6 @@ def test_the_first_failure_gives_the_exit_code(tmp_path, child, expected):
         "from train.launch import LocalLaunch, launch\n"
         "sys.exit(launch(LocalLaunch(2), [], 60))\n"
     )
-    process = subprocess.run([sys.executable, "-P", "-c", launcher], cwd=tmp_path, timeout=60, capture_output=True)
+    process = subprocess.run([sys.executable, "-P", "-c", launcher], cwd=tmp_path, timeout=120, capture_output=True)
     assert process.returncode == expected, process.stderr
+    assert (b"error: rank 1 was killed by SIGKILL" in process.stderr) == (expected == 137)

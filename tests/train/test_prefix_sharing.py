@@ -255,7 +255,9 @@ def test_block_mask_is_what_create_block_mask_makes(num_rows, num_ids, max_token
         num_tokens = len(ends)
         position = torch.arange(num_tokens)
         ours = block_mask(ends, block_tokens=block_tokens)
-        theirs = create_block_mask(mask_mod(ends, position), 1, 1, num_tokens, num_tokens, "cpu", BLOCK_SIZE=block_tokens)
+        theirs = create_block_mask(
+            mask_mod(ends, position), 1, 1, num_tokens, num_tokens, "cpu", BLOCK_SIZE=block_tokens
+        )
         assert ours.shape == theirs.shape == (1, 1, num_tokens, num_tokens)
         for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name

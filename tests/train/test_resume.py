@@ -96,7 +96,7 @@ def test_the_marker_is_written_last(folder):
         (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
         (lambda path: (path / "manifest.json").write_text('{"files": ["half'), "Unterminated string"),
         (lambda path: (path / "manifest.json").write_text('{"files": {"../out": {}}}'), "outside the folder"),
-        (lambda path: (path / "manifest.json").write_text("[]"), "list indices"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "lists no files"),
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_newest_good_one_resumed(folder, capsys, harm, says):

@@ -1,0 +1,152 @@
+"""Ranks of `python -m train` that start in a moment: forked from a process that has loaded the libraries already.
+
+What runs is the command line's own `execute`, with the variables that the training operator injects. Tests that start
+hundreds of ranks, only to kill them, would otherwise spend nearly all of their time importing torch.
+"""
+
+import gc
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ["train.run", "train.summary", "train.preflight", "tests.forked_ranks"]
+BEFORE_IMPORT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": str(ROOT),
+}
+"""What libraries read when they are loaded: set for the process that ranks are forked from."""
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass
+class Rank:
+    """One rank under way; what it prints goes to files, which outlive it."""
+
+    number: int
+    process: BaseProcess
+    log: Path
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process.is_alive():
+            os.kill(self.process.pid or 0, number)
+
+    def await_end(self, seconds: float) -> int | None:
+        """Its exit code as a shell gives it; None if it is still there after so long."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        return None if code is None else 128 - code if code < 0 else code
+
+    @property
+    def out(self) -> str:
+        return self.log.with_suffix(".out").read_text() if self.log.with_suffix(".out").exists() else ""
+
+    @property
+    def error(self) -> str:
+        return self.log.with_suffix(".err").read_text() if self.log.with_suffix(".err").exists() else ""
+
+
+class Gang:
+    """All ranks of one attempt at a run; none outlives the `with` block."""
+
+    def __init__(
+        self, world_size: int, arguments: Sequence[str], logs: Path, per_rank: Sequence[Sequence[str]] = ()
+    ) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        _preload()
+        self.ranks: list[Rank] = []
+        self.seconds = 0.0
+        port = free_port()
+        for number in range(world_size):
+            words = [*arguments, *(per_rank[number] if per_rank else ())]
+            log = logs / f"rank-{number}"
+            process = CONTEXT.Process(target=_be_a_rank, args=(number, world_size, port, words, log), daemon=True)
+            process.start()
+            self.ranks.append(Rank(number, process, log))
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "Gang":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for rank in self.ranks:
+            rank.process.kill()
+            rank.process.join()
+
+    def await_line(self, start: str, seconds: float = 120) -> None:
+        """Wait until rank 0 has printed a line that begins so."""
+        deadline = time.monotonic() + seconds
+        while not any(line.startswith(start) for line in self.ranks[0].out.splitlines()):
+            assert time.monotonic() < deadline, f"'{start}' never came: {self.errors()}"
+            assert self.ranks[0].process.is_alive(), f"rank 0 ended before '{start}': {self.errors()}"
+            time.sleep(0.02)
+
+    def await_end(self, seconds: float = 120) -> list[int | None]:
+        """Every rank's exit code; None for one that is still there when the time is over."""
+        deadline = time.monotonic() + seconds
+        codes = [rank.await_end(max(0.0, deadline - time.monotonic())) for rank in self.ranks]
+        self.seconds = time.monotonic() - self._began
+        return codes
+
+    def errors(self) -> str:
+        return "\n".join(f"rank {rank.number}: {rank.error}" for rank in self.ranks)
+
+
+def run_gang(
+    world_size: int, arguments: Sequence[str], logs: Path, per_rank: Sequence[Sequence[str]] = (), seconds: float = 200
+) -> Gang:
+    """Run to the end; every rank must end well."""
+    with Gang(world_size, arguments, logs, per_rank) as gang:
+        codes = gang.await_end(seconds)
+    assert codes == [0] * world_size, f"{codes}\n{gang.errors()}"
+    return gang
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _preload() -> None:
+    CONTEXT.set_forkserver_preload(LIBRARIES)
+    before = dict(os.environ)
+    os.environ.update(BEFORE_IMPORT)
+    try:
+        ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _be_a_rank(rank: int, world_size: int, port: int, arguments: Sequence[str], log: Path) -> None:
+    """Runs in the forked process: the operator's environment, output to files, then the command line's own code."""
+    os.chdir(ROOT)
+    operator = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size),
+        "RANK": str(rank),
+        "PET_NPROC_PER_NODE": "1",
+    }
+    os.environ.update(BEFORE_IMPORT | (operator if world_size > 1 else {}))
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        stream.flush()
+        with log.with_suffix(f".{name}").open("w") as file:
+            os.dup2(file.fileno(), 1 if name == "out" else 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    gc.freeze()  # what the libraries allocated is for good: no collection needs to look through it
+    from train.__main__ import execute, leave
+
+    leave(execute(list(arguments), dry_run=False, preflight=False, nproc=None))

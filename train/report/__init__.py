@@ -1,0 +1,1 @@
+"""`report.html`: one run as a page of its own, with no network and no library."""
