@@ -12,6 +12,7 @@ import typer
 
 from train.failure import ConfigError, ExitCode, exit_code_of
 from train.generation_settings import GenerationSettings
+from train.masking import masked
 
 DEFAULTS = GenerationSettings()
 
@@ -64,8 +65,8 @@ def run_command(action: Callable[[], None]) -> None:
 def report(error: BaseException) -> ExitCode:
     code = exit_code_of(error)
     if code == ExitCode.BUG:
-        traceback.print_exception(error)
-    message = " ".join(str(error).split()) or type(error).__name__
+        print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    message = masked(" ".join(str(error).split())) or type(error).__name__
     cause = "\nstopped" if code == ExitCode.INTERRUPTED else f"error: {message}"
     print(f"{cause} [exit {code}: {code.name.lower()}]", file=sys.stderr, flush=True)
     return code

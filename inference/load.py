@@ -71,7 +71,9 @@ class LoadedModel:
 def load_tuned(published: PublishedModel) -> LoadedModel:
     """The published model, in the precision it was saved in, on the best device here."""
     quieten_libraries()
-    model = AutoModelForCausalLM.from_pretrained(published.folder, dtype="auto", attn_implementation=ATTENTION)
+    model = AutoModelForCausalLM.from_pretrained(
+        published.folder, use_safetensors=True, dtype="auto", attn_implementation=ATTENTION
+    )
     return LoadedModel(
         role="tuned",
         name=str(published.folder),

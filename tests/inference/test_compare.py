@@ -1,6 +1,7 @@
 """compare through its command line: same questions, same prompts, weights proved different, or said to be equal."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.compare import app, questions_to_ask, warnings_about
-from inference.load import load_original
+from inference.compare import app, questions_to_ask
+from inference.load import load_original, load_tuned
 from inference.published import open_published
 from train.artifacts import MANIFEST, RunFolder
 from train.publish import Publication, publish
@@ -32,7 +33,7 @@ def invoke(*arguments: str | Path):
 def test_repeats_the_answers_the_run_recorded(smoke_run, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "inference.compare", "--run", smoke_run, "--json", tmp_path / "out.json",
-         "--max-new-tokens", "16"],
+         "--max-new-tokens", "16", "--limit", "0"],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -55,29 +56,113 @@ def test_repeats_the_answers_the_run_recorded(smoke_run, tmp_path):
 def test_questions_from_a_file(smoke_run, tmp_path):
     questions = tmp_path / "questions.txt"
     questions.write_text("# mine\nWhat is a [bowline]?\n\nWhat is tinder?\n")
-    result = invoke("--run", smoke_run, "--questions", questions, "--json", tmp_path / "out.json", *SHORT)
+    result = invoke(
+        "--run", smoke_run, "--questions", questions, "--json", tmp_path / "out.json", "--limit", "0", *SHORT
+    )
     assert result.exit_code == 0, result.stderr
     asked = [response["question"] for response in json.loads((tmp_path / "out.json").read_text())["responses"]]
     assert asked == ["What is a [bowline]?", "What is tinder?"]
     assert "[bowline]" in result.stdout
 
 
-def test_equal_weights_are_said_loudly(smoke_run, tmp_path):
+def test_a_model_with_itself_makes_no_difference(smoke_run, tmp_path):
+    base = smoke_run / "best_model"
+    result = invoke(
+        "--run", smoke_run, "--base", base, "--json", tmp_path / "out.json", "--fail-if-worse", "--limit", "4", *SHORT
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "no difference: a model compared with itself" in result.stdout
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["weights_differ"] is False
+    verdicts = {name: judged["verdict"] for name, judged in found["verdicts"].items() if "verdict" in judged}
+    assert {"loss", "chrf", "rouge_l"} <= verdicts.keys()
+    assert set(verdicts.values()) == {"no difference"}
+    assert all(response["original"] == response["tuned"] for response in found["responses"])
+
+
+def test_tuned_is_better_where_it_learned_and_the_gate_lets_it_pass(smoke_run, tmp_path):
+    result = invoke("--run", smoke_run, "--json", tmp_path / "out.json", "--fail-if-worse", *SHORT)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    loss = found["verdicts"]["loss"]
+    assert loss["verdict"] == "better"
+    assert loss["difference"]["high"] < 0
+    assert found["data"]["proved_held_out"] is True
+    assert loss["win"] + loss["tie"] + loss["loss"] == found["data"]["rows"] == 8
+
+
+def test_gate_fails_with_exit_7(smoke_run, tmp_path, monkeypatch):
+    """The original judged as if it were the tuned model: worse in loss, and said so."""
+    (tmp_path / "judge.py").write_text("def length(sample):\n    return len(sample.answer)\nlength.better = -1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = invoke(
+        "--run", smoke_run, "--metric", "judge:length", "--fail-if-worse", "--limit", "4", "--max-new-tokens", "12"
+    )
+    assert result.exit_code == 7, result.output
+    assert "the tuned model is worse than the original: judge:length" in result.stderr
+
+
+def test_gate_without_rows_is_refused(smoke_run):
+    result = invoke("--run", smoke_run, "--limit", "0", "--fail-if-worse")
+    assert result.exit_code == 2
+    assert "nothing to judge" in result.stderr
+
+
+def publish_broken(smoke_run: Path, folder: Path, *, weights: str, template: str | None = None) -> Path:
+    """A run folder with a valid manifest whose model is not what training made."""
     published = open_published(smoke_run)
-    original = load_original(published, published.base)
+    loaded = load_original(published, published.base) if weights == "original" else load_tuned(published)
     identity = json.loads((published.folder / MANIFEST).read_text())["identity"]
-    publication = Publication(original.system_prompt, "Is water wet?", {"identity": identity})
-    publish(original.model, original.tokenizer, RunFolder(tmp_path), publication, original.model.dtype)
+    loaded.tokenizer.chat_template = template or loaded.tokenizer.chat_template
+    publication = Publication(loaded.system_prompt, "Is water wet?", {"identity": identity})
+    publish(loaded.model, loaded.tokenizer, RunFolder(folder), publication, loaded.model.dtype)
+    return folder
 
-    result = invoke("--run", tmp_path, *SHORT)
+
+def test_trained_weights_not_applied_are_caught_by_name(smoke_run, tmp_path):
+    result = invoke("--run", publish_broken(smoke_run, tmp_path, weights="original"), *SHORT)
+    assert result.exit_code == 4
+    assert "trained weights not applied" in result.stderr
+    assert "exactly the weights of the model it was tuned from" in result.stderr
+
+
+def test_wrong_template_is_caught_by_name(smoke_run, tmp_path):
+    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    result = invoke("--run", publish_broken(smoke_run, tmp_path, weights="tuned", template=template), *SHORT)
+    assert result.exit_code == 4
+    assert "wrong template" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("model.safetensors", "bytes where the manifest lists"), ("chat_template.jinja", "is damaged")],
+)
+def test_truncated_file_is_caught_by_name(smoke_run, tmp_path, file, says):
+    run = Path(shutil.copytree(smoke_run, tmp_path / "run"))
+    path = run / "best_model" / file
+    path.write_bytes(path.read_bytes()[:-100])
+    result = invoke("--run", run, *SHORT)
+    assert result.exit_code == 4
+    assert file in result.stderr
+    assert says in result.stderr
+
+
+def test_another_base_is_refused_unless_told(smoke_run, tmp_path):
+    other = smoke_run.parent / "other"
+    published = open_published(smoke_run)
+    base = published.base.model_copy(update={"seed": 43})
+    loaded = load_original(published, base)
+    loaded.model.save_pretrained(other)
+    loaded.tokenizer.save_pretrained(other)
+    refused = invoke("--run", smoke_run, "--base", other, *SHORT)
+    assert refused.exit_code == 2
+    assert "is not the model" in refused.stderr
+    assert "--any-base" in refused.stderr
+    result = invoke(
+        "--run", smoke_run, "--base", other, "--any-base", "--json", tmp_path / "out.json", "--limit", "2", *SHORT
+    )
     assert result.exit_code == 0, result.stderr
-    assert "WARNING: both models have the SAME weights" in result.stdout
-
-
-def test_another_base_is_said_loudly(smoke_run, tmp_path):
-    result = invoke("--run", smoke_run, "--base", smoke_run / "best_model", "--json", tmp_path / "out.json", *SHORT)
-    assert result.exit_code == 0, result.stderr
-    assert "not those the run started from" in result.stdout
+    assert "WARNING: the original is not the model the run started from" in result.stdout
     assert json.loads((tmp_path / "out.json").read_text())["original_is_recorded_base"] is False
 
 
@@ -97,8 +182,3 @@ def test_questions_missing_or_empty_are_exit_2(smoke_run, tmp_path):
 
 def test_five_demo_questions_by_default():
     assert len(questions_to_ask(None)) == 5
-
-
-def test_docstring_example():
-    assert warnings_about({"weights_differ": True, "original_is_recorded_base": True}) == []
-    assert len(warnings_about({"weights_differ": False, "original_is_recorded_base": False})) == 2

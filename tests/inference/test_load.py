@@ -108,10 +108,19 @@ def test_incomplete_model_is_refused(own_run, removed, complaint):
         open_published(own_run)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"files": {}}', '{"files": {}, "identity": {"seed": 1}}'])
-def test_unusable_manifest_is_refused(own_run, content):
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "manifest.json is not JSON"),
+        ("[]", "manifest.json lists no files"),
+        ("{}", "manifest.json lists no files"),
+        ('{"files": {}}', "no usable manifest"),
+        ('{"files": {}, "identity": {"seed": 1}}', "no usable manifest"),
+    ],
+)
+def test_unusable_manifest_is_refused(own_run, content, complaint):
     (own_run / "best_model" / MANIFEST).write_text(content)
-    with pytest.raises(ModelError, match="no usable manifest"):
+    with pytest.raises(ModelError, match=complaint):
         open_published(own_run)
 
 
