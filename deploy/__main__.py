@@ -12,10 +12,8 @@ the cluster; 130 Ctrl-C; 143 SIGTERM.
 
 import enum
 import json
-import queue
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -29,12 +27,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from deploy import apply as applying
 from deploy import fetch as fetching
 from deploy.errors import DeployError, ExitCode
-from deploy.explain import JOB_LABEL, pod_state
+from deploy.explain import pod_state
 from deploy.kube import Cluster
+from deploy.logs import all_lines, rank_lines
 from deploy.preflight import checks, gather, print_checks
-from deploy.render import CONTAINER, render, to_yaml
+from deploy.render import render, to_yaml
+from deploy.serving import render_serving
 from deploy.spec import Deployment, plan_deployment, profile_names
-from deploy.watch import View, follow, look, pick_display, read_progress, screen, status_record
+from deploy.watch import WATCH_PATIENCE_SECONDS, View, follow, look, pick_display, read_progress, screen, status_record
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 P = ParamSpec("P")
@@ -79,7 +79,7 @@ def reporting(when_interrupted: str) -> Callable[[Callable[P, int | None]], Call
                 say(f"error: {error} [exit {int(error.exit_code)}]")
                 code = int(error.exit_code)
             except KeyboardInterrupt as interrupt:
-                say(f"interrupted: {when_interrupted}")
+                say(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [when_interrupted]))}")
                 code = ExitCode.STOPPED if isinstance(interrupt, Stopped) else ExitCode.INTERRUPTED
             except BrokenPipeError:  # `| head` has seen enough
                 sys.stderr.close()
@@ -112,8 +112,23 @@ def render_command(
     context: ContextOption = None,  # accepted everywhere; here there is no cluster to choose
 ) -> None:  # fmt: skip
     """Print the manifests as YAML; `kubectl apply -f -` takes them unchanged."""
-    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace, context=context)
     print(to_yaml(render(deployment), profile), end="")
+
+
+@app.command("render-serving")
+@reporting("nothing was changed")
+def render_serving_command(
+    profile: ProfileArgument,
+    vllm_image: Annotated[str, typer.Option(help="Of the cluster's vLLM runtime; better with its digest.")],
+    settings: SetOption = None, namespace: NamespaceOption = None,
+    name: Annotated[str | None, typer.Option(help="Of the service and the model. Default: the job's.")] = None,
+    max_model_tokens: Annotated[int, typer.Option(min=1, help="Prompt and answer together.")] = 4096,
+) -> None:  # fmt: skip
+    """Print a KServe runtime and service that serve the trained model from its volume with vLLM."""
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    manifests = render_serving(deployment, vllm_image=vllm_image, name=name, max_model_tokens=max_model_tokens)
+    print(to_yaml(manifests, profile, "render-serving"), end="")
 
 
 @app.command("preflight")
@@ -123,7 +138,7 @@ def preflight_command(
     context: ContextOption = None,
 ) -> int:  # fmt: skip
     """Find out what would stop the job, without creating anything."""
-    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace, context=context)
     render(deployment)
     cluster = connect(deployment, context)
     console = wide_console()
@@ -132,7 +147,7 @@ def preflight_command(
 
 
 @app.command("apply")
-@reporting("what was created stays; `status` shows whether the job is among it, `delete` removes it")
+@reporting("nothing was changed")
 def apply_command(
     profile: ProfileArgument, settings: SetOption = None, image: ImageOption = None, namespace: NamespaceOption = None,
     context: ContextOption = None,
@@ -141,7 +156,7 @@ def apply_command(
     yes: YesOption = False, timeout: TimeoutOption = 300.0,
 ) -> None:  # fmt: skip
     """Create the volumes, the network policy and the job."""
-    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace, context=context)
     manifests = render(deployment)
     if dry_run is DryRun.client:
         for manifest in manifests:
@@ -162,7 +177,7 @@ def apply_command(
         confirm(f"Delete the job {deployment.profile.job} and start anew?", yes=yes)
     applying.carry_out(cluster, steps, dry_run=dry_run is not None, timeout_seconds=timeout, say=say)
     if dry_run is None:
-        say(f"follow it: python -m deploy watch {profile}")
+        say(f"follow it: {deployment.command_line('watch')}")
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -171,7 +186,11 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise DeployError(f"there is no terminal to ask on: {question.rstrip('?')}", "Add --yes.")
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of input
+        raise KeyboardInterrupt from None
+    if not agreed:
         raise DeployError("nothing was changed")
 
 
@@ -180,23 +199,29 @@ def confirm(question: str, *, yes: bool) -> None:
 def watch_command(
     profile: ProfileArgument, settings: SetOption = None, namespace: NamespaceOption = None,
     context: ContextOption = None, timeout: TimeoutOption = 300.0,
+    start_timeout: Annotated[
+        float | None, typer.Option(min=1, help="Give up if not all pods have started. Default: wait for ever.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds that the cluster may stay silent.")
+    ] = WATCH_PATIENCE_SECONDS,
 ) -> int:  # fmt: skip
     """Follow the job to its end; the exit code is the job's."""
-    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace, context=context)
     cluster = connect(deployment, context)
     with pick_display(Console()) as display:
 
         def restart() -> None:
             applying.restart_job(cluster, deployment.profile.job, timeout_seconds=timeout, say=display.say)
 
-        cluster.notice = display.say
-        ended = follow(cluster, deployment, display, restart)
+        cluster.notice, cluster.patience_seconds = display.say, patience
+        ended = follow(cluster, deployment, display, restart, start_seconds=start_timeout)
     for line in (ended.sentence, *ended.details):
         say(line)
     if ended.exit_code == ExitCode.DONE:
-        say(f"bring the model back: python -m deploy fetch {profile}")
+        say(f"bring the model back: {deployment.command_line('fetch')}")
     else:
-        say(f"more: python -m deploy logs {profile} --all [exit {int(ended.exit_code)}]")
+        say(f"more: {deployment.command_line('logs', '--all')} [exit {int(ended.exit_code)}]")
     return ended.exit_code
 
 
@@ -208,7 +233,7 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:  # fmt: skip
     """Show the job once."""
-    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace, context=context)
     cluster = connect(deployment, context)
     snapshot = look(cluster, deployment)
     progress = read_progress(cluster, deployment, [pod_state(pod) for pod in snapshot.pods])
@@ -231,46 +256,14 @@ def logs_command(
     tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,
 ) -> None:  # fmt: skip
     """Print the log of a rank, or of all."""
-    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace, context=context)
     cluster = connect(deployment, context)
-    job = deployment.profile.job
-    pods = {state.rank: state.name for state in map(pod_state, cluster.items("Pod", labels=f"{JOB_LABEL}={job}"))}
-    chosen = sorted(pods) if all_ranks else [rank]
-    if not pods or not set(chosen) <= pods.keys():
-        there = f"ranks {', '.join(map(str, sorted(pods)))} are" if pods else "no pod is"
-        raise DeployError(
-            f"there is no pod of rank {rank} of job {job}: {there} there",
-            "Pods of an ended job are gone when the job is; see `status`.",
-            exit_code=ExitCode.MISSING,
-        )
-    sources = {pod: cluster.log_lines(pods[pod], container=CONTAINER, follow=follow_log, tail=tail) for pod in chosen}
-    for number, line in merged(sources):
-        print(f"[{number}] {line}" if all_ranks else line, flush=True)
-
-
-def merged(sources: dict[int, Iterator[str]]) -> Iterator[tuple[int, str]]:
-    """Lines of all sources as they come, with the number of their source; errors come through too."""
-    lines: queue.Queue[tuple[int, str | Exception | None]] = queue.Queue()
-
-    def read(number: int, source: Iterator[str]) -> None:
-        try:
-            for line in source:
-                lines.put((number, line))
-            lines.put((number, None))
-        except Exception as error:
-            lines.put((number, error))
-
-    for number, source in sources.items():
-        threading.Thread(target=read, args=(number, source), daemon=True).start()
-    open_sources = len(sources)
-    while open_sources:
-        number, line = lines.get()
-        if isinstance(line, Exception):
-            raise line
-        if line is None:
-            open_sources -= 1
-        else:
-            yield number, line
+    if all_ranks:
+        for number, line in all_lines(cluster, deployment, follow=follow_log, tail=tail, say=say):
+            print(f"[{number}] {line}", flush=True)
+    else:
+        for _, line in rank_lines(cluster, deployment, rank, follow=follow_log, tail=tail):
+            print(line, flush=True)
 
 
 @app.command("fetch")
@@ -284,10 +277,12 @@ def fetch_command(
     start_timeout: Annotated[float, typer.Option(min=1, help="Seconds for the reading pod to start.")] = 600.0,
 ) -> None:  # fmt: skip
     """Bring the run folder back, checked against its manifest. It waits while the job runs, and can be repeated."""
-    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), image=image, namespace=namespace, context=context)
     target = output or Path("outputs") / deployment.profile.job
     cluster = connect(deployment, context)
-    fetching.wait_for_end(cluster, deployment, timeout_seconds=timeout, say=say)
+    job = fetching.wait_for_end(cluster, deployment, timeout_seconds=timeout, say=say)
+    if image is None:
+        deployment = fetching.with_image_of(deployment, job)
     with (
         fetching.extractor(cluster, deployment, timeout_seconds=start_timeout, say=say) as source,
         transfer_display() as advance,
@@ -327,7 +322,7 @@ def delete_command(
     yes: YesOption = False, timeout: TimeoutOption = 300.0,
 ) -> None:  # fmt: skip
     """Delete the job and its network policy, and wait until its pods are gone. Volumes stay unless asked for."""
-    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace)
+    deployment = plan_deployment(profile, settings=settings or (), namespace=namespace, context=context)
     cluster, job = connect(deployment, context), deployment.profile.job
     claims = [volume.claim for volume in deployment.profile.volumes] if volumes else []
     if claims or cluster.find("PyTorchJob", job) is not None:

@@ -97,20 +97,47 @@ def look_up(cluster: Cluster, manifests: Sequence[Object]) -> list[Object | None
 def carry_out(
     cluster: Cluster, steps: Sequence[Step], *, dry_run: bool, timeout_seconds: float, say: Callable[[str], None]
 ) -> None:
-    """Do the steps in order, the job last; with `dry_run` the cluster checks each and keeps nothing."""
+    """Do the steps in order, the job last; with `dry_run` the cluster checks each and keeps nothing.
+
+    Raises:
+        KeyboardInterrupt: with a note that says what is there now.
+    """
+    done: list[str] = []
     for step in steps:
         if step.action == "keep":
             continue
-        if dry_run and step.existing is not None:
-            cluster.replace(step.manifest, step.existing, dry_run=True)
-        elif step.action == "create" or dry_run:
-            _create(cluster, step, dry_run=dry_run)
-        elif step.kind == "PyTorchJob":
-            delete_job(cluster, step.name, timeout_seconds=timeout_seconds, say=say)
-            _create(cluster, step, dry_run=False)
-        elif step.existing is not None:
-            cluster.replace(step.manifest, step.existing)
-        say(f"{'would ' if dry_run else ''}{step.action} {step.kind}/{step.name}{': accepted' if dry_run else ''}")
+        try:
+            _carry_out_one(cluster, step, dry_run=dry_run, timeout_seconds=timeout_seconds, say=say)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("nothing was changed" if dry_run else _left_behind(step, done))
+            raise
+        done.append(f"{step.kind}/{step.name}")
+        say(f"{'would ' if dry_run else ''}{step.action} {done[-1]}{': accepted' if dry_run else ''}")
+
+
+def _left_behind(step: Step, done: Sequence[str]) -> str:
+    """What an interrupted apply leaves; a request that was under way may have arrived.
+
+    >>> _left_behind(Step("create", {"kind": "PyTorchJob", "metadata": {"name": "a"}}), ["NetworkPolicy/a"])
+    'created and there: NetworkPolicy/a; not certain: PyTorchJob/a. `status` shows it, the same `apply` goes on'
+    """
+    there = f"created and there: {', '.join(done)}; " if done else ""
+    uncertain = f"{step.kind}/{step.name}{' (the one before it is being deleted)' if step.action == 'replace' else ''}"
+    return f"{there}not certain: {uncertain}. `status` shows it, the same `apply` goes on"
+
+
+def _carry_out_one(
+    cluster: Cluster, step: Step, *, dry_run: bool, timeout_seconds: float, say: Callable[[str], None]
+) -> None:
+    if dry_run and step.existing is not None:
+        cluster.replace(step.manifest, step.existing, dry_run=True)
+    elif step.action == "create" or dry_run:
+        _create(cluster, step, dry_run=dry_run)
+    elif step.kind == "PyTorchJob":
+        delete_job(cluster, step.name, timeout_seconds=timeout_seconds, say=say)
+        _create(cluster, step, dry_run=False)
+    elif step.existing is not None:
+        cluster.replace(step.manifest, step.existing)
 
 
 def _create(cluster: Cluster, step: Step, *, dry_run: bool) -> None:

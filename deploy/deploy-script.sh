@@ -164,13 +164,13 @@ main() {
     if $dry_run; then
         "$python" -m deploy render "$profile" "${settings[@]}" --image "$image" "${namespace_option[@]}"
     fi
-    stage="perhaps after the job was started; '$again status $profile' tells"
+    stage="perhaps after the job was started; '$again status $same' tells"
     deploy apply --image "$image" "${apply_options[@]}"
-    stage="the job goes on. See it with '$again watch $profile', end it with 'deploy/cleanup.sh --profile $profile'"
+    stage="the job goes on. See it with '$again watch $same', end it with 'deploy/cleanup.sh --profile $same'"
     step "following; Ctrl-C leaves the job alone"
     deploy watch
     if [[ -n $fetch_folder ]]; then
-        stage="fetch again to go on where it stopped: $again fetch $profile --output $fetch_folder"
+        stage="fetch again to go on where it stopped: $again fetch $same --output $fetch_folder"
         step "model into $fetch_folder"
         deploy fetch --image "$image" --output "$fetch_folder"
     fi
@@ -181,4 +181,6 @@ for ((i = 0; i < ${#cluster_options[@]}; i += 2)); do
     [[ ${cluster_options[i]} != --namespace ]] || namespace_option=("${cluster_options[@]:i:2}")
 done
 again="${python#"$root/"} -m deploy"
+same=$(printf '%q ' "$profile" "${cluster_options[@]}" "${settings[@]}")
+same=${same% }
 main

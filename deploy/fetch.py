@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +20,16 @@ from deploy.explain import Snapshot, explanations, is_running, phase_of
 from deploy.kube import Cluster
 from deploy.render import CONTAINER_SECURITY, labels, placement, pod_security, pull_policy
 from deploy.spec import OUTPUT_MOUNT, ClusterProfile, Deployment
-from train.artifacts import MANIFEST, READY, ManifestError, RunFolder, sha256_of, verify_manifest
+from train.artifacts import (
+    MANIFEST,
+    READY,
+    ManifestError,
+    RunFolder,
+    parse_manifest,
+    sha256_of,
+    stays_inside,
+    verify_manifest,
+)
 
 Object = dict[str, Any]
 Say = Callable[[str], None]
@@ -108,7 +117,7 @@ def wanted_files(
         path
         for path in sizes
         if not any(part.startswith(".") for part in PurePosixPath(path).parts[:-1])
-        and (path in hashes or not PurePosixPath(path).name.startswith("."))
+        and (path in hashes or not path.rpartition("/")[2].startswith("."))
         and (checkpoints or not path.startswith("checkpoints/"))
     ]
     paths.sort(key=lambda path: (path == f"best_model/{READY}", path))
@@ -172,8 +181,8 @@ def _exec_failed(stderr: str) -> DeployError:
     )
 
 
-def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: float, say: Say) -> None:
-    """Wait while the job runs: the model gets its READY marker at the very end.
+def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: float, say: Say) -> Object | None:
+    """Wait while the job runs, and return it: the model gets its READY marker at the very end.
 
     Raises:
         DeployError: it still runs after `timeout_seconds`.
@@ -190,6 +199,17 @@ def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: f
             say(f"job {name} is not finished ({phase_of(job)}); waiting for it")
             told = True
         time.sleep(5 * POLL_SECONDS)
+    return job
+
+
+def with_image_of(deployment: Deployment, job: Object | None) -> Deployment:
+    """The deployment with the image that the job ran: it can certainly be pulled. As it is where the job is gone."""
+    try:
+        template = (job or {})["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
+        image = str(template["spec"]["containers"][0]["image"])
+    except (KeyError, IndexError, TypeError):
+        return deployment
+    return replace(deployment, profile=deployment.profile.model_copy(update={"image": image}))
 
 
 @contextmanager
@@ -255,10 +275,10 @@ def fetch_run(
             "the volume holds no finished model (no best_model/READY)"
             if sizes
             else "the run folder is not on the volume",
-            "`python -m deploy logs PROFILE` says how far the run came.",
+            "The run's log says how far it came: `logs`, with the same options.",
             exit_code=ExitCode.MISSING,
         )
-    manifest = json.loads(source.content(f"best_model/{MANIFEST}"))
+    manifest = _manifest_on(source)
     files = wanted_files(sizes, manifest, checkpoints=checkpoints)
     for file in files:
         _inside(target, file.path)
@@ -271,11 +291,24 @@ def fetch_run(
     return travelled
 
 
+def _manifest_on(source: Extractor) -> Object:
+    try:
+        return parse_manifest(source.content(f"best_model/{MANIFEST}"), f"best_model/{MANIFEST}")
+    except ManifestError as error:
+        raise DeployError(
+            f"the model on the volume is damaged: {error}",
+            "It cannot be trusted; train again, or restore the volume.",
+            exit_code=ExitCode.INCOMPLETE,
+        ) from None
+
+
 def _inside(target: Path, path: str) -> Path:
     """Where a file goes; a name that leads out of the folder is refused."""
     local = target / path
-    if not local.resolve().is_relative_to(target.resolve()):
-        raise DeployError(f"the volume holds a file that would leave the folder: {path}", exit_code=ExitCode.INCOMPLETE)
+    if not stays_inside(path) or not local.resolve().is_relative_to(target.resolve()):
+        raise DeployError(
+            f"the volume holds a file that would leave the folder: {path!r}", exit_code=ExitCode.INCOMPLETE
+        )
     return local
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import urllib3
 import urllib3.exceptions
+import yaml
 from kubernetes import config as kube_config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
@@ -26,6 +27,8 @@ CONNECT_SECONDS, READ_SECONDS, EXEC_SECONDS = 5.0, 30.0, 15.0
 PATIENCE_SECONDS = 10.0
 """How long a command goes on asking a cluster that does not answer; `watch` is more patient."""
 MAX_PAUSE_SECONDS = 5.0
+OF_A_DAMAGED_KUBECONFIG = (yaml.YAMLError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What the client library lets out when a kubeconfig is not YAML, or is YAML of something else."""
 RETRYABLE_STATUS = frozenset((429, 500, 502, 503, 504))
 
 CORE, JOBS = "/api/v1", "/apis/kubeflow.org/v1"
@@ -68,7 +71,7 @@ class Cluster:
         configuration = Configuration()
         try:
             _load(configuration, context)
-        except kube_config.ConfigException as error:
+        except (kube_config.ConfigException, *OF_A_DAMAGED_KUBECONFIG) as error:
             raise ClusterError(
                 f"no usable cluster configuration{f' for context {context}' if context else ''} ({_one_line(error)})",
                 "Log in (oc login), or set KUBECONFIG; `kubectl config get-contexts` lists what there is.",
@@ -291,6 +294,9 @@ def explain_status(status: int, body: Any, what: str) -> ClusterError:
             exit_code=ExitCode.FORBIDDEN,
             status=status,
         )
+    if "waiting to start" in message or "does not have a host assigned" in message:
+        remedy = "`python -m deploy status PROFILE` says what it waits for."
+        return ClusterError(f"there is no log yet: {message}", remedy, exit_code=ExitCode.MISSING, status=status)
     if "exceeded quota" in message:
         remedy = "Lower the profile's resources or pods, delete what is not needed, or ask for more quota."
         return ClusterError(f"quota exceeded: {message}", remedy, exit_code=ExitCode.REFUSED, status=status)

@@ -17,6 +17,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 APPLICATION = "fieldcraft"
 CONTAINER = "pytorch"
+METRICS = "metrics"  # deploy/monitoring/pod-monitor.yaml names this port
 TOKEN_MOUNT = "/secrets/hub"  # noqa: S105 (a path)
 USER = "fieldcraft"
 MIN_TERMINATION_SECONDS = 30
@@ -42,7 +43,7 @@ def render(deployment: Deployment) -> list[Manifest]:
     profile = deployment.profile
     manifests = [
         *(claim(profile, volume) for volume in profile.volumes),
-        network_policy(profile),
+        network_policy(deployment),
         pytorch_job(deployment),
     ]
     found = problems(manifests)
@@ -51,17 +52,23 @@ def render(deployment: Deployment) -> list[Manifest]:
     return manifests
 
 
-def to_yaml(manifests: list[Manifest], profile_name: str) -> str:
+def to_yaml(manifests: list[Manifest], profile_name: str, command: str = "render") -> str:
     """What `kubectl apply -f -` takes."""
-    header = f"# Rendered by `python -m deploy render {profile_name}`; kubectl apply -f - takes it as it is.\n"
+    header = f"# Rendered by `python -m deploy {command} {profile_name}`; kubectl apply -f - takes it as it is.\n"
     return header + yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False, width=120)
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes a value that occurs twice out twice, where yaml would write an anchor."""
+    """Writes a value that occurs twice out twice, where yaml would write an anchor, and lines as lines."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_text)
 
 
 def labels(profile: ClusterProfile, component: str) -> dict[str, str]:
@@ -84,8 +91,12 @@ def claim(profile: ClusterProfile, volume: Volume) -> Manifest:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
-def network_policy(profile: ClusterProfile) -> Manifest:
-    """Pods of the job talk to each other and to the DNS, and to the internet's listed ports if it has egress."""
+def network_policy(deployment: Deployment) -> Manifest:
+    """Pods of the job talk to each other and to the DNS, and to the internet's listed ports if it has egress.
+
+    From outside, monitoring alone may come in, to the metrics.
+    """
+    profile, metrics_port = deployment.profile, deployment.config.output.metrics_port
     own_pods = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": profile.job}}}
     # OpenShift's DNS pods listen on 5353, others on 53; a policy sees the port behind the Service.
     dns_ports = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
@@ -103,10 +114,19 @@ def network_policy(profile: ClusterProfile) -> Manifest:
         "spec": {
             **own_pods,
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [own_pods]}],
+            "ingress": [{"from": [own_pods]}, *_metrics_ingress(profile, metrics_port)],
             "egress": egress,
         },
     }
+
+
+def _metrics_ingress(profile: ClusterProfile, metrics_port: int | None) -> list[Manifest]:
+    """Rules for Prometheus; none where there is nothing to read, or nobody to read it."""
+    if metrics_port is None or not profile.monitoring_namespaces:
+        return []
+    name = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(profile.monitoring_namespaces)}
+    sources = [{"namespaceSelector": {"matchExpressions": [name]}}]
+    return [{"from": sources, "ports": [{"protocol": "TCP", "port": metrics_port}]}]
 
 
 def pytorch_job(deployment: Deployment) -> Manifest:
@@ -197,6 +217,8 @@ def _container(deployment: Deployment) -> Manifest:
     }
     if deployment.arguments:
         container["args"] = list(deployment.arguments)
+    if deployment.config.output.metrics_port is not None:
+        container["ports"] = [{"name": METRICS, "containerPort": deployment.config.output.metrics_port}]
     return {
         **container,
         "env": [{"name": name, "value": value} for name, value in environment(deployment).items()],

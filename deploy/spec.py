@@ -5,16 +5,16 @@ A profile is a YAML file in `deploy/clusters/`, or any path ending in .yaml. Val
 """
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from deploy.errors import ProfileError
-from train.config import ConfigError, RunConfig, field_names, parse_override, resolve_config
+from train.config import ConfigError, RunConfig, YamlError, field_names, parse_override, read_yaml, resolve_config
 
 CLUSTERS = Path(__file__).parent / "clusters"
 OUTPUT_MOUNT = "/trained-models"
@@ -102,6 +102,10 @@ class ClusterProfile(Part):
     hub_token: HubToken | None = None
     image_pull_secrets: tuple[Name, ...] = ()
     egress: Egress = Egress()
+    monitoring_namespaces: tuple[Name, ...] = Field(
+        ("openshift-monitoring", "openshift-user-workload-monitoring"),
+        description="whose pods may read the metrics at output.metrics_port",
+    )
     restart: Restart = Restart()
     fs_group: int | None = Field(None, description="group of the volumes; OpenShift chooses one itself")
     ttl_days: PositiveInt = Field(7, description="how long a finished job stays to be looked at")
@@ -130,6 +134,16 @@ class Deployment:
     config: RunConfig
     arguments: tuple[str, ...]
     profile_name: str
+    options: tuple[str, ...] = ()
+    """What was given on the command line and every further command on this job needs too."""
+
+    def command_line(self, command: str, *more: str) -> str:
+        """A command on the same job, to be pasted.
+
+        >>> plan_deployment("cpu-smoke", settings=["pods=2"], namespace="lab").command_line("watch")
+        'python -m deploy watch cpu-smoke --set pods=2 --namespace lab'
+        """
+        return shlex.join(["python", "-m", "deploy", command, self.profile_name, *self.options, *more])
 
 
 def profile_names() -> list[str]:
@@ -137,9 +151,14 @@ def profile_names() -> list[str]:
 
 
 def plan_deployment(
-    profile_name: str, *, settings: Sequence[str] = (), image: str | None = None, namespace: str | None = None
+    profile_name: str,
+    *,
+    settings: Sequence[str] = (),
+    image: str | None = None,
+    namespace: str | None = None,
+    context: str | None = None,
 ) -> Deployment:
-    """Read a profile, lay `key=value` settings over it, resolve the run it starts.
+    """Read a profile, lay `key=value` settings over it, resolve the run it starts. `context` is only passed on.
 
     Raises:
         ProfileError: an unknown profile or key (the nearest known one is named), or a value that cannot be right.
@@ -153,7 +172,9 @@ def plan_deployment(
     values |= {key: value for key, value in (("image", image), ("namespace", namespace)) if value is not None}
     profile = _validated(values, profile_name)
     run_settings = [text for text, key, _ in pairs if key.partition(".")[0] in run_sections]
-    return _with_run(profile, run_settings, profile_name)
+    named = [("--set", text) for text in settings] + [("--namespace", namespace), ("--context", context)]
+    options = tuple(word for option, value in named if value is not None for word in (option, value))
+    return replace(_with_run(profile, run_settings, profile_name), options=options)
 
 
 def _parsed(text: str) -> tuple[str, Any]:
@@ -171,8 +192,8 @@ def _read_profile(name: str) -> dict[str, Any]:
             f"unknown profile '{name}'", f"{_nearest(name, profile_names())}Known: {', '.join(profile_names())}."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except (YamlError, UnicodeDecodeError) as error:
         raise ProfileError(f"profile {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ProfileError(f"profile {path} holds no settings; it must be a mapping")

@@ -44,6 +44,7 @@ class View:
 def look(cluster: Cluster, deployment: Deployment) -> Snapshot:
     """The job, its pods, their events and the volumes, now."""
     profile = deployment.profile
+    job = cluster.find("PyTorchJob", profile.job)  # first: a job that has failed must not meet pods from before that
     pods = cluster.items("Pod", labels=f"{JOB_LABEL}={profile.job}")
     claims = [volume.claim for volume in profile.volumes]
     found = [cluster.find("PersistentVolumeClaim", claim) for claim in claims]
@@ -54,7 +55,7 @@ def look(cluster: Cluster, deployment: Deployment) -> Snapshot:
         if (event.get("involvedObject") or {}).get("name") in names
     ]
     return Snapshot(
-        job=cluster.find("PyTorchJob", profile.job),
+        job=job,
         pods=pods,
         events=sorted(events, key=_time_of),
         claims=[claim for claim in found if claim],
@@ -217,13 +218,21 @@ def pick_display(console: Console) -> Display:
     return Screen(console) if console.is_terminal else Lines(console)
 
 
-def follow(cluster: Cluster, deployment: Deployment, display: Display, restart: Callable[[], None]) -> Outcome:
+def follow(
+    cluster: Cluster,
+    deployment: Deployment,
+    display: Display,
+    restart: Callable[[], None],
+    *,
+    start_seconds: float | None = None,
+) -> Outcome:
     """Show the job until it has ended. A supervised job that fails retryably is started again, by `restart`.
 
     Raises:
-        DeployError: there is no such job, or it was deleted while we looked.
+        DeployError: there is no such job, it was deleted while we looked, or not all of its pods have started after
+            `start_seconds` (None: wait for ever; a queue may be long).
     """
-    cluster.patience_seconds = WATCH_PATIENCE_SECONDS
+    start = Start(time.monotonic(), start_seconds)
     restarts_left = deployment.profile.restart.times if deployment.profile.restart.policy == "supervised" else 0
     progress, next_progress, seen = None, 0.0, False
     while True:
@@ -237,6 +246,7 @@ def follow(cluster: Cluster, deployment: Deployment, display: Display, restart: 
         display.show(View(deployment.profile.job, snapshot, progress))
         ended = outcome(snapshot.job, snapshot.pods)
         if ended is None:
+            start.check(deployment, snapshot)
             time.sleep(POLL_SECONDS)
             continue
         if ended.exit_code < RETRYABLE_EXIT_CODE or restarts_left == 0:
@@ -244,16 +254,41 @@ def follow(cluster: Cluster, deployment: Deployment, display: Display, restart: 
         restarts_left -= 1
         display.say(f"{ended.sentence}; starting it again, {restarts_left} more time(s) at most")
         restart()
+        start = Start(time.monotonic(), start_seconds)
+
+
+@dataclass
+class Start:
+    """How long all pods of a job may take to start; once they have, time no longer counts."""
+
+    since: float
+    limit_seconds: float | None
+
+    def check(self, deployment: Deployment, snapshot: Snapshot) -> None:
+        """Raises: DeployError, with all that is known of the reason, when the time is up."""
+        if self.limit_seconds is None:
+            return
+        started = [pod for pod in snapshot.pods if pod_state(pod).phase in ("Running", "Succeeded", "Failed")]
+        if len(started) >= deployment.profile.pods:
+            self.limit_seconds = None
+        elif time.monotonic() - self.since > self.limit_seconds:
+            reasons = "; ".join(reason.rstrip(".") for reason in explanations(snapshot)) or "no reason is known"
+            raise DeployError(
+                f"{len(started)} of {deployment.profile.pods} pods of job {deployment.profile.job} have started "
+                f"after {self.limit_seconds:.0f} s: {reasons}",
+                f"The job is still there; end it with: {deployment.command_line('delete')}",
+                exit_code=ExitCode.INCOMPLETE,
+            )
 
 
 def _no_job(deployment: Deployment, *, seen: bool) -> DeployError:
-    name, profile = deployment.profile.job, deployment.profile_name
+    name = deployment.profile.job
     if seen:
         return DeployError(
             f"job {name} was deleted", "What it had written is on its volume.", exit_code=ExitCode.MISSING
         )
     return DeployError(
         f"there is no job {name} in namespace {deployment.profile.namespace}",
-        f"Start it: python -m deploy apply {profile}",
+        f"Start it: {deployment.command_line('apply')}",
         exit_code=ExitCode.MISSING,
     )

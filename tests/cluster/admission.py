@@ -1,5 +1,6 @@
 """What stands between a valid request and the store: permissions, injected failures, quotas."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -29,6 +30,7 @@ class Gate:
 
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
+    meetings: dict[tuple[str, str], asyncio.Barrier] = field(default_factory=dict)
 
     def allows(self, verb: str, plural: str) -> bool:
         """Whether the user may do that; a subresource is named like `pods/log`."""
@@ -49,6 +51,11 @@ class Gate:
             if failure.times > 0 and failure.verb in ("*", verb) and failure.plural in ("*", plural):
                 failure.times -= 1
                 raise ApiError(failure.code, failure.message, reason=REASONS.get(failure.code, ""))
+
+    async def meet(self, verb: str, kind: Kind) -> None:
+        """Hold the request back until as many of its kind have come as were told to."""
+        if meeting := self.meetings.get((verb, kind.plural)):
+            await meeting.wait()
 
 
 def requested_by(pod: Object) -> dict[str, Decimal]:

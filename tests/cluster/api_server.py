@@ -50,6 +50,7 @@ class ApiServer:
         self.port = 0
         self._runner: web.AppRunner | None = None
         self.requests: list[tuple[str, str]] = []
+        self.exec_pause_seconds = 0.0
 
     @property
     def url(self) -> str:
@@ -151,6 +152,7 @@ class ApiServer:
         if kind.namespaced and item.setdefault("metadata", {}).setdefault("namespace", namespace) != namespace:
             raise ApiError(400, "the namespace of the provided object does not match the namespace of the request")
         self.api.gate.check("create", kind, namespace)
+        await self.api.gate.meet("create", kind)
         created = self.api.create(kind, item, validation=_validation(request), dry_run=_is_dry_run(request))
         return web.json_response(created, status=201)
 
@@ -235,7 +237,8 @@ class ApiServer:
                 request, self.streams.log_of(pod, container, previous=query.get("previous", "") in YES)
             )
         command, stdin = query.getall("command"), query.get("stdin") in YES
-        return await serve_exec(request, await self.streams.execute(pod, container, command, stdin=stdin))
+        process = await self.streams.execute(pod, container, command, stdin=stdin)
+        return await serve_exec(request, process, self.exec_pause_seconds)
 
     async def _watch(self, request: web.Request, kind: Kind, namespace: str, fields: str) -> web.StreamResponse:
         """Changes as JSON lines, from `resourceVersion` on or from everything there is."""

@@ -1,15 +1,26 @@
-"""The cluster as a fixture: with processes for containers, or with podman."""
+"""A cluster as a fixture, with processes for containers or with podman, and the programs used against it."""
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster.containers import ContainerBackend, why_unavailable
 from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.processes import ProcessBackend
+
+ROOT = Path(__file__).parents[2]
+OTHER_CLIENT = os.environ.get("FIELDCRAFT_KUBERNETES_CLIENT", "")
+"""A folder with another version of the client library, which `python -m deploy` then uses:
+pip install --target FOLDER kubernetes==31.0.0"""
+DEPLOY_SECONDS = 200
+Deploy = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -60,3 +71,41 @@ def kubectl(cluster: LocalCluster) -> Kubectl:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     return Kubectl(cluster)
+
+
+def deploy_command(cluster: LocalCluster, *arguments: str) -> dict[str, Any]:
+    """How to run `python -m deploy ARGUMENTS` against a cluster, without a terminal to ask on."""
+    return {
+        "args": [sys.executable, "-m", "deploy", *arguments],
+        "cwd": ROOT,
+        "env": {**cluster.environment, **({"PYTHONPATH": OTHER_CLIENT} if OTHER_CLIENT else {})},
+        "stdin": subprocess.DEVNULL,
+        "text": True,
+    }
+
+
+@pytest.fixture
+def deploy(cluster: LocalCluster) -> Deploy:
+    """Run `python -m deploy ARGUMENTS` to its end."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(**deploy_command(cluster, *arguments), capture_output=True, timeout=DEPLOY_SECONDS)
+
+    return run
+
+
+@pytest.fixture
+def start(cluster: LocalCluster) -> Iterator[Start]:
+    """Like `deploy`, but left running, both outputs in one; what the test leaves is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(**deploy_command(cluster, *arguments), **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -27,6 +27,7 @@ from tests.cluster.kueue import Kueue
 from tests.cluster.processes import ProcessBackend
 from tests.cluster.selectors import field_at
 from tests.cluster.status import ApiError, Object
+from tests.cluster.streams import CHUNK_BYTES
 from tests.cluster.training_operator import TrainingOperator
 
 Result = TypeVar("Result")
@@ -192,6 +193,13 @@ class LocalCluster:
     def fail(self, verb: str, plural: str, code: int, message: str = "injected failure", times: int = 1) -> None:
         """Answer the next requests of that kind with an error."""
         self.api.gate.failures.append(Failure(verb, plural, code, message, times))
+
+    def let_meet(self, verb: str, plural: str, num_requests: int) -> None:
+        """Hold requests of that kind back until so many have come; then they go on at once."""
+        self.api.gate.meetings[verb, plural] = asyncio.Barrier(num_requests)
+
+    def slow_down_exec(self, bytes_per_second: float) -> None:
+        self.server.exec_pause_seconds = CHUNK_BYTES / bytes_per_second
 
     def remove_definition(self, kind: Kind = JOB) -> None:
         """Uninstall a CustomResourceDefinition."""

@@ -12,13 +12,19 @@ PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 CHUNK_BYTES = 32 * 1024
 
 
-async def serve_exec(request: web.Request, process: asyncio.subprocess.Process) -> web.WebSocketResponse:
-    """Connect a process to a websocket: one channel each for its streams, and one for its exit status."""
+async def serve_exec(
+    request: web.Request, process: asyncio.subprocess.Process, pause_seconds: float
+) -> web.WebSocketResponse:
+    """Connect a process to a websocket: one channel each for its streams, and one for its exit status.
+
+    `pause_seconds` after each chunk make a slow network.
+    """
     socket = web.WebSocketResponse(protocols=PROTOCOLS, max_msg_size=0)
     await socket.prepare(request)
     feeding = asyncio.create_task(_feed(socket, process))
     try:
-        await asyncio.gather(_pump(socket, process.stdout, STDOUT), _pump(socket, process.stderr, STDERR))
+        streams = ((process.stdout, STDOUT), (process.stderr, STDERR))
+        await asyncio.gather(*(_pump(socket, stream, channel, pause_seconds) for stream, channel in streams))
         status = _exit_status(await process.wait())
         await socket.send_bytes(bytes([ERROR]) + json.dumps(status).encode())
     except (ConnectionError, RuntimeError):  # the client went
@@ -27,15 +33,18 @@ async def serve_exec(request: web.Request, process: asyncio.subprocess.Process) 
         feeding.cancel()
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()  # what is left in its pipes would keep them open
         await socket.close()
     return socket
 
 
-async def _pump(socket: web.WebSocketResponse, stream: asyncio.StreamReader | None, channel: int) -> None:
+async def _pump(
+    socket: web.WebSocketResponse, stream: asyncio.StreamReader | None, channel: int, pause_seconds: float
+) -> None:
     assert stream is not None
     while chunk := await stream.read(CHUNK_BYTES):
         await socket.send_bytes(bytes([channel]) + chunk)
+        await asyncio.sleep(pause_seconds)
 
 
 async def _feed(socket: web.WebSocketResponse, process: asyncio.subprocess.Process) -> None:

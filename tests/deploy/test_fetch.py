@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 
 from deploy.errors import DeployError
-from deploy.fetch import MAX_ATTEMPTS_WITHOUT_PROGRESS, extractor_pod, fetch_run
+from deploy.fetch import MAX_ATTEMPTS_WITHOUT_PROGRESS, extractor_pod, fetch_run, with_image_of
 from deploy.spec import plan_deployment
 from train.artifacts import READY, verify_manifest, write_manifest
 
@@ -144,6 +144,23 @@ def test_a_name_that_leads_out_is_refused(volume, tmp_path):
     with pytest.raises(DeployError, match="would leave the folder"):
         fetch(source, tmp_path / "out")
     assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{", '{"files": {"../up": {"bytes": 1, "sha256": ""}}}'])
+def test_a_damaged_manifest_is_said_to_be_one(volume, tmp_path, manifest):
+    (volume / "best_model" / "manifest.json").write_text(manifest)
+    with pytest.raises(DeployError, match="the model on the volume is damaged") as caught:
+        fetch(LocalSource(volume), tmp_path / "out")
+    assert caught.value.exit_code == 15
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_reading_pod_has_the_image_of_the_job():
+    deployment = plan_deployment("cpu-smoke")
+    containers = [{"name": "pytorch", "image": "registry/mine@sha256:1"}]
+    job = {"spec": {"pytorchReplicaSpecs": {"Master": {"template": {"spec": {"containers": containers}}}}}}
+    assert with_image_of(deployment, job).profile.image == "registry/mine@sha256:1"
+    assert with_image_of(deployment, None) == deployment
 
 
 @pytest.mark.parametrize("node", [None, "gpu-1"])

@@ -21,6 +21,7 @@ from deploy.kube import Cluster, explain_status
         (403, 'pods "a" is forbidden: exceeded quota: gpus', 16, "ask for more quota"),
         (403, 'admission webhook "v" denied the request', 16, "change the profile"),
         (404, "not found", 12, "preflight"),
+        (400, 'container "pytorch" in pod "a" is waiting to start: ErrImagePull', 12, "what it waits for"),
         (409, "already exists", 13, "`delete` removes it"),
         (422, "spec.x: unknown field", 16, "change the profile"),
         (503, "unavailable", 10, "Try again"),
