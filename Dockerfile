@@ -88,6 +88,8 @@ RUN set -eu; \
 ARG REVISION=""
 ARG VERSION=""
 ARG BASE_MODEL=""
+# There is no checkout in the image to ask: what a run records of its code comes from here.
+ENV FIELDCRAFT_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="fieldcraft" \
       org.opencontainers.image.description="Fine-tunes a chat model on questions and answers; one rank of a PyTorchJob, or all of a run" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -125,7 +125,7 @@ def find_quantiser(checkout: Path | None) -> Path | None:
 def no_quantiser(checkout: Path | None) -> ConfigError:
     folder = checkout or Path("llama.cpp")
     return ConfigError(
-        f"{QUANTISER}, which makes q4_k_m, is neither on the PATH nor built in a checkout; no package on PyPI has it",
+        f"{QUANTISER}, which makes q4_k_m, is neither on the PATH nor built in a checkout",
         f"Build it with `cmake -S {folder} -B {folder}/build` and `cmake --build {folder}/build --target {QUANTISER}`, "
         "then add --llama-cpp; or take q8_0, which needs no other program.",
     )
