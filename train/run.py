@@ -18,7 +18,7 @@ from train.guards import Guards
 from train.host import keep_freed_memory
 from train.launch import usable_cores
 from train.metrics import Recorder
-from train.model import load_model, load_tokenizer, pick_precision
+from train.model import load_model, load_tokenizer, pick_device, pick_precision
 from train.model_card import model_card
 from train.outlook import measured_link, outlook
 from train.provenance import provenance
@@ -42,7 +42,8 @@ def run(resolved: ResolvedConfig, topology: Topology, phases: Phases, guards: Gu
     """Train one model and leave a complete run folder; a finished one is left as it is."""
     config, folder = resolved.config.settled(topology.world_size), RunFolder(resolved.config.output.dir)
     quieten_libraries(is_main=topology.is_main)
-    keep_freed_memory()
+    if pick_device().type == "cpu":
+        keep_freed_memory()
 
     with phases("rendezvous"):
         ranks = join(topology, config.distributed, guards.vigil)
