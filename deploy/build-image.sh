@@ -30,24 +30,17 @@ base_model=${BASE_MODEL:-}
 target='' tool='' push=false
 
 while (($#)); do
+    taken=2
     case $1 in
-        --tag) tag=$(value_of "$1" "$@") ;;
-        --base-image) base_image=$(value_of "$1" "$@") ;;
-        --base-model) base_model=$(value_of "$1" "$@") ;;
-        --target) target=$(value_of "$1" "$@") ;;
-        --tool) tool=$(value_of "$1" "$@") ;;
-        --push)
-            push=true
-            shift
-            continue
-            ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option '$1'; --help lists all" ;;
+        --tag) tag=$(value_of "$@") ;;
+        --base-image) base_image=$(value_of "$@") ;;
+        --base-model) base_model=$(value_of "$@") ;;
+        --target) target=$(value_of "$@") ;;
+        --tool) tool=$(value_of "$@") ;;
+        --push) push=true taken=1 ;;
+        *) other_option "$1" ;;
     esac
-    shift 2
+    shift "$taken"
 done
 
 # Where pip finds packages here, for pip in there: settings as a file that only the build sees, local folders mounted.

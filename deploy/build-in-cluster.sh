@@ -20,16 +20,12 @@ TEXT
 name='' namespace='' oc=(oc) arguments=()
 while (($#)); do
     case $1 in
-        --name) name=$(value_of "$1" "$@") ;;
-        --namespace) namespace=$(value_of "$1" "$@") ;;
-        --context) oc+=(--context "$(value_of "$1" "$@")") ;;
-        --base-image) arguments+=(--build-arg "BASE_IMAGE=$(value_of "$1" "$@")") ;;
-        --base-model) arguments+=(--build-arg "BASE_MODEL=$(value_of "$1" "$@")") ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option '$1'; --help lists all" ;;
+        --name) name=$(value_of "$@") ;;
+        --namespace) namespace=$(value_of "$@") ;;
+        --context) oc+=(--context "$(value_of "$@")") ;;
+        --base-image) arguments+=(--build-arg "BASE_IMAGE=$(value_of "$@")") ;;
+        --base-model) arguments+=(--build-arg "BASE_MODEL=$(value_of "$@")") ;;
+        *) other_option "$1" ;;
     esac
     shift 2
 done

@@ -22,26 +22,15 @@ TEXT
 
 profile=openshift-ai images=false options=()
 while (($#)); do
+    taken=2
     case $1 in
-        --profile) profile=$(value_of "$1" "$@") ;;
-        --set | --context | --namespace) options+=("$1" "$(value_of "$1" "$@")") ;;
-        --images)
-            images=true
-            shift
-            continue
-            ;;
-        --yes)
-            options+=("$1")
-            shift
-            continue
-            ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option '$1'; --help lists all" ;;
+        --profile) profile=$(value_of "$@") ;;
+        --set | --context | --namespace) options+=("$1" "$(value_of "$@")") ;;
+        --images) images=true taken=1 ;;
+        --yes) options+=("$1") taken=1 ;;
+        *) other_option "$1" ;;
     esac
-    shift 2
+    shift "$taken"
 done
 
 remove_images() {

@@ -17,10 +17,17 @@ fail() {
     exit 2
 }
 
-# The value of an option: value_of --tag "$@" when the options left start with --tag.
+# The value of the first of the options that are left.
 value_of() {
-    (($# > 2)) || fail "$1 needs a value"
-    echo "$3"
+    (($# > 1)) || fail "$1 needs a value"
+    echo "$2"
+}
+
+# An option that is not the script's own: its `usage` is printed, or the option refused.
+other_option() {
+    [[ $1 == -h || $1 == --help ]] || fail "unknown option '$1'; --help lists all"
+    usage
+    exit
 }
 
 # The first Python that can run `python -m deploy`.
@@ -39,8 +46,9 @@ version() {
     git describe --tags --always --dirty 2>/dev/null || echo unversioned
 }
 
+# The commit, with -dirty where the files are not the commit's; nothing outside of a checkout.
 revision() {
-    git rev-parse HEAD 2>/dev/null || echo unknown
+    git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || true
 }
 
 data_sha256() {

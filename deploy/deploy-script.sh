@@ -39,38 +39,23 @@ skip_build=false dry_run=false
 build_options=() cluster_options=() settings=() apply_options=()
 
 while (($#)); do
+    taken=2
     case $1 in
-        --profile) profile=$(value_of "$1" "$@") ;;
-        --registry) registry=$(value_of "$1" "$@") ;;
-        --tag) tag=$(value_of "$1" "$@") ;;
-        --image) image=$(value_of "$1" "$@") ;;
-        --tool) tool=$(value_of "$1" "$@") ;;
-        --fetch) fetch_folder=$(value_of "$1" "$@") ;;
-        --base-image | --base-model) build_options+=("$1" "$(value_of "$1" "$@")") ;;
-        --context | --namespace) cluster_options+=("$1" "$(value_of "$1" "$@")") ;;
-        --set) settings+=("$1" "$(value_of "$1" "$@")") ;;
-        --replace | --yes)
-            apply_options+=("$1")
-            shift
-            continue
-            ;;
-        --skip-build)
-            skip_build=true
-            shift
-            continue
-            ;;
-        --dry-run)
-            dry_run=true
-            shift
-            continue
-            ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-        *) fail "unknown option '$1'; --help lists all" ;;
+        --profile) profile=$(value_of "$@") ;;
+        --registry) registry=$(value_of "$@") ;;
+        --tag) tag=$(value_of "$@") ;;
+        --image) image=$(value_of "$@") ;;
+        --tool) tool=$(value_of "$@") ;;
+        --fetch) fetch_folder=$(value_of "$@") ;;
+        --base-image | --base-model) build_options+=("$1" "$(value_of "$@")") ;;
+        --context | --namespace) cluster_options+=("$1" "$(value_of "$@")") ;;
+        --set) settings+=("$1" "$(value_of "$@")") ;;
+        --replace | --yes) apply_options+=("$1") taken=1 ;;
+        --skip-build) skip_build=true taken=1 ;;
+        --dry-run) dry_run=true taken=1 ;;
+        *) other_option "$1" ;;
     esac
-    shift 2
+    shift "$taken"
 done
 # Paths are the caller's, though everything runs from the repository.
 [[ -z $fetch_folder || $fetch_folder == /* ]] || fetch_folder=$start_folder/$fetch_folder

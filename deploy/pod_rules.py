@@ -14,6 +14,9 @@ OPERATOR_PORT, OPERATOR_PORT_NAME = 23456, "pytorchjob-port"
 FIRST_UNPRIVILEGED_PORT = 1024
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 (a mount)
 
+IMAGE_VARIABLE = "FIELDCRAFT_IMAGE"
+"""Tells a run its image, which no field of the downward API does; the run records it (`train.provenance`)."""
+
 OPERATOR_ENVIRONMENT = frozenset(
     (
         "PYTHONUNBUFFERED", "MASTER_PORT", "MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "PET_MASTER_PORT",
@@ -117,6 +120,8 @@ def _environment(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         name, value = variable.get("name") or "", variable.get("value")
         if value is not None and not isinstance(value, str):
             yield f"the value of {name} must be a string, not {value!r}"
+        if name == IMAGE_VARIABLE and value != container.get("image"):
+            yield f"{name}={value} is not the container's image, and the run would record it"
         if value and re.search(r"(TOKEN|SECRET|PASSWORD|API_KEY)$", name):
             yield f"{name} holds a secret in plain text; mount a Secret"
     yield from (f"{name} must be set: the user has no entry in /etc/passwd" for name in ("USER",) if name not in names)

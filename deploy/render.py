@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from deploy.errors import ProfileError
+from deploy.pod_rules import IMAGE_VARIABLE
 from deploy.rules import problems
 from deploy.spec import OUTPUT_MOUNT, WORKSPACE_MOUNT, ClusterProfile, Deployment, Volume
 
@@ -238,6 +239,7 @@ def environment(deployment: Deployment) -> dict[str, str]:
     values = {
         "RECIPE": profile.recipe,
         "OUTPUT_DIR": str(deployment.config.output.dir),
+        IMAGE_VARIABLE: profile.image,
         "HOME": "/tmp",  # noqa: S108 (a volume of the pod)
         "TMPDIR": "/tmp",  # noqa: S108
         "USER": USER,

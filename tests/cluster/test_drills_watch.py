@@ -15,6 +15,7 @@ ONE_POD = ("--set", "pods=1")
 SUPERVISED = (*ONE_POD, "--set", "restart.policy=supervised", "--set", "restart.times=1")
 QUICK = ("--set", "optim.epochs=1", "--set", "data.max_train_rows=8", "--set", "data.max_validation_rows=4",
          "--set", "output.demo=false")  # fmt: skip
+ENDLESS = (*ONE_POD, "--set", "optim.epochs=1000")  # no test waits for its end
 
 pytestmark = pytest.mark.timeout(700)
 
@@ -148,11 +149,11 @@ def test_watch_gives_up_on_a_cluster_that_stays_silent(cluster, deploy, start):
 
 @pytest.mark.parametrize("command", [("watch",), ("logs", "--follow")], ids=["watch", "logs"])
 def test_ctrl_c_leaves_the_job_alone(cluster, deploy, start, command):
-    assert deploy("apply", "cpu-smoke", *ONE_POD).returncode == 0
+    assert deploy("apply", "cpu-smoke", *ENDLESS).returncode == 0
     running(cluster)
     name, *options = command
     num_asked = len(cluster.server.requests)
-    following = start(name, "cpu-smoke", *ONE_POD, *options)
+    following = start(name, "cpu-smoke", *ENDLESS, *options)
     path = "/log" if name == "logs" else "/persistentvolumeclaims"
     cluster.wait_until(lambda: any(path in asked for _, asked in cluster.server.requests[num_asked:]), SECONDS)
     following.send_signal(signal.SIGINT)

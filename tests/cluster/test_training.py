@@ -10,6 +10,7 @@ import pytest
 from train.artifacts import verify_manifest
 
 NAMESPACE, NAME, CLAIM = "fieldcraft", "fieldcraft-smoke", "fieldcraft-smoke-output"
+IMAGE = "localhost/fieldcraft:dev"
 SECONDS = 150
 MASTER, WORKER = f"{NAME}-master-0", f"{NAME}-worker-0"
 
@@ -50,3 +51,4 @@ def test_a_killed_worker_makes_all_leave_meet_again_and_succeed(cluster, kubectl
     assert verify_manifest(run / "best_model")["files"]
     summary = json.loads((run / "training_summary.json").read_text())
     assert summary["world_size"] == num_pods
+    assert summary["made_by"]["image"] == IMAGE

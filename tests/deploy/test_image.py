@@ -82,7 +82,7 @@ class TestBuilt:
         data = (ROOT / "data/qa_dataset.parquet").read_bytes()
         assert labels["fieldcraft.data.sha256"] == hashlib.sha256(data).hexdigest()
         assert labels["fieldcraft.base-model"] == "embedded"
-        assert re.fullmatch("[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+        assert re.fullmatch("([0-9a-f]{40}(-dirty)?)?", labels["org.opencontainers.image.revision"])
         assert labels["org.opencontainers.image.version"]
 
     def test_starts_training_as_an_ordinary_user(self, description):

@@ -109,6 +109,12 @@ def test_restarts_by_profile():
     assert supervised["pytorchReplicaSpecs"]["Master"]["restartPolicy"] == "Never"
 
 
+def test_every_rank_is_told_its_image():
+    containers = [template["spec"]["containers"][0] for template in templates_of(manifests_of("openshift-ai"))]
+    assert len(containers) == 2
+    assert all({"name": "FIELDCRAFT_IMAGE", "value": IMAGE} in container["env"] for container in containers)
+
+
 def test_a_queue_is_a_label_and_no_network_is_said_so():
     assert job_of(manifests_of("kueue"))["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "default"
     environment = {

@@ -114,6 +114,10 @@ MUTATIONS: dict[str, tuple[Callable[[Broken], Any], str]] = {
     "image without a version": (in_containers(put("image", "registry:5000/a")), "names no version"),
     "image latest": (in_containers(put("image", "registry/a:latest")), "names no version"),
     "image with half a digest": (in_containers(put("image", "a@sha256:12")), "64 hexadecimal digits"),
+    "another image is recorded": (
+        lambda b: (without_env("FIELDCRAFT_IMAGE")(b), env("FIELDCRAFT_IMAGE", "registry/a:1")(b)),
+        "FIELDCRAFT_IMAGE=registry/a:1 is not the container's image",
+    ),
     "variable twice": (env("HOME", "/tmp"), "HOME is set 2 times"),
     "operator's variable": (env("WORLD_SIZE", "4"), "WORLD_SIZE belongs to the training operator"),
     "LOCAL_RANK": (env("LOCAL_RANK", "0"), "LOCAL_RANK belongs"),
