@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from data.dataset import read_prompt
 from data.tokenizer import EMBEDDED_MODEL
@@ -18,6 +17,8 @@ from inference.command import (
     RunOption,
     VerifyOption,
     make_app,
+    note,
+    notes,
     prepare_environment,
     run_command,
     sampling_settings,
@@ -227,12 +228,3 @@ def answer_one(loaded: "LoadedModel", request: Request, question: str) -> None:
 def tell_if_cut_off(reply: "Reply") -> None:
     if not reply.answer.reached_end:
         note(f"(cut off after {len(reply.answer.token_ids)} tokens; --max-new-tokens allows more)")
-
-
-def note(text: str) -> None:
-    """Say something beside the answers: on stderr, so that stdout holds answers alone."""
-    notes().print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def notes() -> Console:
-    return Console(stderr=True)

@@ -1,4 +1,4 @@
-"""What the inference command lines have in common: options, environment, and failures told in one line."""
+"""What the inference command lines have in common: options, environment, notes, and failures told in one line."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from train.failure import ConfigError, ExitCode, exit_code_of
 from train.generation_settings import GenerationSettings
@@ -70,3 +71,12 @@ def report(error: BaseException) -> ExitCode:
     cause = "\nstopped" if code == ExitCode.INTERRUPTED else f"error: {message}"
     print(f"{cause} [exit {code}: {code.name.lower()}]", file=sys.stderr, flush=True)
     return code
+
+
+def note(text: str) -> None:
+    """Say something beside the results: on stderr, so that stdout holds results alone."""
+    notes().print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def notes() -> Console:
+    return Console(stderr=True)

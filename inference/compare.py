@@ -16,13 +16,14 @@ from rich.console import Console
 
 from data.dataset import read_questions
 from data.progress import progress_on
-from inference.ask import note, notes
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,
     RunOption,
     VerifyOption,
     make_app,
+    note,
+    notes,
     prepare_environment,
     run_command,
 )
@@ -178,11 +179,12 @@ def _judge_tuned(pair: Pair, judging: "Judging", rows: Rows, *, is_recorded: boo
     from inference.soundness import check_template, check_weights_applied
 
     with notes().status("loading and checking the tuned model"):
+        untuned_sha256 = load_original(pair.published, pair.base).weights_sha256 if is_recorded else None
+        free_memory()  # before the next is loaded: two need not fit
         tuned = load_tuned(pair.published)
-        if is_recorded:
+        if untuned_sha256 is not None:
             check_template(pair.published, tuned, pair.base)
-            check_weights_applied(pair.published, load_original(pair.published, pair.base), tuned)
-            free_memory()
+            check_weights_applied(pair.published, untuned_sha256, tuned)
     held_out = (
         held_out_rows(tuned, pair.published, rows.dataset, rows.split, rows.limit) if rows.limit else HeldOut.nothing()
     )

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from inference.evaluation_report import data_line
+from inference.intervals import RESAMPLES
 from inference.verdicts import LOSS, REGRESSION_POINTS, TIE
 
 SHOWN_REGRESSIONS = 5
@@ -64,7 +65,8 @@ def _rule() -> str:
     margins = ", ".join(f"{margin:g} {name}" for name, margin in TIE.items())
     return (
         f"A row is won or lost where the difference is above the margin ({margins}; elsewhere any), else a tie. "
-        "A verdict is 'no difference' where the interval of the difference holds 0 (10,000 resamples of the rows)."
+        "A verdict is 'no difference' where the interval of the difference holds 0 "
+        f"({RESAMPLES:,} resamples of the rows)."
     )
 
 

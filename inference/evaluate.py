@@ -12,8 +12,17 @@ import typer
 from rich.console import Console
 
 from data.progress import progress_on
-from inference.ask import Source, note, notes
-from inference.command import DEFAULTS, MaxNewTokensOption, VerifyOption, make_app, prepare_environment, run_command
+from inference.ask import Source
+from inference.command import (
+    DEFAULTS,
+    MaxNewTokensOption,
+    VerifyOption,
+    make_app,
+    note,
+    notes,
+    prepare_environment,
+    run_command,
+)
 from inference.judge_options import (
     BatchSizeOption,
     DatasetOption,
@@ -27,7 +36,7 @@ from inference.judge_options import (
     chosen_metrics,
     chosen_rules,
 )
-from inference.published import default_run, model_folder, named_base, open_published
+from inference.published import default_run, is_run, named_base, open_published
 from train.artifacts import write_json
 from train.failure import BadDataError, GateError
 from train.generation_settings import GenerationSettings
@@ -96,11 +105,9 @@ def main(
 
 def source_of(model: str | None, *, verify: bool) -> Source:
     """What to judge: a published model where the name is that of a folder that should hold one, else a base."""
-    path = Path(model) if model else default_run()
-    is_plain_model = model_folder(path) == path and not (path / "manifest.json").is_file()
-    if model is None or (path.is_dir() and not is_plain_model):
-        return Source(open_published(path, verify=verify), None)
-    return Source(None, named_base(model))
+    if model is not None and not is_run(Path(model)):
+        return Source(None, named_base(model))
+    return Source(open_published(Path(model) if model else default_run(), verify=verify), None)
 
 
 if __name__ == "__main__":

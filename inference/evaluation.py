@@ -51,12 +51,11 @@ class Evaluation:
     timing: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """What `--json` writes: no model that judges nothing has a loss, so that part may be missing."""
-        judged = {"loss": {**loss_interval(self.losses).dump(), "by_topic": self.by_topic()}} if self.losses else {}
+        """What `--json` writes; there must be rows."""
         return {
             "model": self.facts,
             "data": self.held_out.facts,
-            **judged,
+            "loss": {**loss_interval(self.losses).dump(), "by_topic": self.by_topic()},
             "metrics": {name: metric_record(scores) for name, scores in self.scores.items()},
             "safety": self.safety,
             "timing": self.timing,

@@ -83,18 +83,16 @@ def data_line(data: Mapping[str, Any]) -> str:
     """Which rows were judged, and whether it is proved that the model was not trained on them."""
     if not data["rows"]:
         return "data      none"
-    proof = {
-        True: "proved: the rows the run held out, token for token",
-        False: "not proved to be held out by the run",
-    }[data["proved_held_out"]]
+    if data["split"] == "train":
+        standing = "TRAINED ON, so the numbers flatter"
+    elif data["proved_held_out"]:
+        standing = "proved: the rows the run held out, token for token"
+    else:
+        standing = "not proved to be held out by the run"
     return (
         f"data      {data['rows']} of {data['of_rows']} {data['split']} rows of {data['dataset']} "
-        f"({data['dataset_sha256'][:16]}); {proved_or_not(data['split'], proof)}"
+        f"({data['dataset_sha256'][:16]}); {standing}"
     )
-
-
-def proved_or_not(split: str, proof: str) -> str:
-    return "TRAINED ON, so the numbers flatter" if split == "train" else proof
 
 
 def model_line(facts: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ GGUF needs `pip install -e .[export]`. Beside FILE lie FILE.Modelfile for Ollama
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,10 +24,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from data.dataset import read_questions
-from inference.ask import note, notes
-from inference.command import VerifyOption, make_app, prepare_environment, run_command
-from inference.gguf_metadata import check_written, gguf_metadata, template_with_system_prompt
+from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
+from inference.compare import questions_to_ask
+from inference.gguf_metadata import check_written, gguf_metadata
 from inference.llama_cpp import (
     Converter,
     convert,
@@ -38,8 +38,8 @@ from inference.llama_cpp import (
     quantise,
 )
 from inference.published import PublishedModel, default_run, open_published
+from inference.serving_template import CHAT_TEMPLATE, with_default_system_prompt
 from train.artifacts import MANIFEST, READY, published_atomically, sha256_of, write_json
-from train.config import RunConfig
 from train.failure import ConfigError, ModelError, StorageError
 from train.launch import usable_cores
 
@@ -51,7 +51,6 @@ BYTES_PER_WEIGHT: dict[Weights, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_k_m":
 SPARE_BYTES = 64 * 2**20
 """Beside the weights: vocabulary, metadata, and what rounding up leaves."""
 
-CHAT_TEMPLATE = "chat_template.jinja"
 PYTHON_PACKAGES = {"sentencepiece": "the converter imports it", "xllamacpp": "the proof runs llama.cpp in it"}
 
 app = make_app()
@@ -194,14 +193,12 @@ def needed_space_bytes(num_weights: int, weights: Weights) -> int:
 
 def count_weights(folder: Path) -> int:
     """The number of values in a folder's safetensors, from their headers alone."""
-    from math import prod
-
     from safetensors import safe_open
 
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as tensors:
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return total
 
 
@@ -237,9 +234,7 @@ def staged_model(published: PublishedModel, scratch: Path) -> Path:
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).symlink_to((published.folder / name).resolve())
     template = (published.folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    (staged / CHAT_TEMPLATE).write_text(
-        template_with_system_prompt(template, published.system_prompt), encoding="utf-8"
-    )
+    (staged / CHAT_TEMPLATE).write_text(with_default_system_prompt(template, published.system_prompt), encoding="utf-8")
     return staged
 
 
@@ -253,9 +248,8 @@ def load_reference(published: PublishedModel) -> "LoadedModel":
 def prove_same_model(file: Path, weights: Weights, loaded: "LoadedModel") -> dict[str, Any]:
     from inference.gguf_proof import prove
 
-    defaults = RunConfig()
-    questions = read_questions(defaults.data_file(defaults.data.demo_questions))
-    return {**prove(file, weights, loaded, questions), "sha256": sha256_of(file), "bytes": file.stat().st_size}
+    proof = prove(file, weights, loaded, questions_to_ask(None))
+    return {**proof, "sha256": sha256_of(file), "bytes": file.stat().st_size}
 
 
 def modelfile_of(loaded: "LoadedModel", output: Path) -> str:

@@ -1,10 +1,11 @@
-"""What a GGUF file says beside its weights: where it comes from, and the system prompt it was trained with."""
+"""What a GGUF file says beside its weights: where it comes from, and whether the converter left anything out."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from inference.published import PublishedModel
+from inference.serving_template import with_default_system_prompt
 from train.failure import ModelError
 from train.model_card import describe_base, model_title
 
@@ -47,32 +48,6 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def template_with_system_prompt(template: str, system_prompt: str) -> str:
-    """The chat template, which says `system_prompt` where a conversation begins without a system message.
-
-    A conversation that has one is written as before. llama.cpp has no other place for a default system prompt.
-
-    >>> template_with_system_prompt("{{ messages[0].content }}", "Be brief.").splitlines()[0]
-    "{%- if not messages or messages[0]['role'] != 'system' %}"
-    """
-    return (
-        "{%- if not messages or messages[0]['role'] != 'system' %}\n"
-        f"{{%- set messages = [{{'role': 'system', 'content': {_jinja_string(system_prompt)}}}] + messages %}}\n"
-        # The empty expression keeps the newline that Jinja's trim_blocks would remove after the last tag.
-        f"{{%- endif %}}{{{{ '' }}}}{template}"
-    )
-
-
-def _jinja_string(text: str) -> str:
-    """A literal that Jinja2 and llama.cpp read alike.
-
-    >>> print(_jinja_string('say "no"'))
-    "say \\"no\\""
-    """
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
-
-
 def check_written(file: Path, published: PublishedModel) -> None:
     """Read the finished file: is everything in it that must be?
 
@@ -89,7 +64,7 @@ def check_written(file: Path, published: PublishedModel) -> None:
         "its own LM head (output.weight)": config.get("tie_word_embeddings", True)
         or any(tensor.name == "output.weight" for tensor in reader.tensors),
         "the chat template with the system prompt": template is not None
-        and _jinja_string(published.system_prompt) in template.contents(),
+        and template.contents().startswith(with_default_system_prompt("", published.system_prompt)),
         "the provenance (general.description)": description is not None
         and published.base_fingerprint in description.contents(),
     }

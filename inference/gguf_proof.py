@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import torch
 
 from inference.load import LoadedModel
+from inference.soundness import num_equal
 from train.failure import ModelError
 from train.generation import answer_all, question_conversation
 from train.generation_settings import GenerationSettings
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 CHECK_TOKENS = 64
 REQUEST_TIMEOUT_SECONDS = 1800
 GAP_LIMITS_NATS = {"f16": 0.1, "q8_0": 0.5}
-"""How far apart two tokens may be, by the exact weights, for the file to prefer the other one. Above q8_0's precision
-there is no rule: q4_k_m changes the model, and the numbers say how much."""
+"""How far apart two tokens may be, by the exact weights, for the file to prefer the other one: chosen, not measured.
+Below q8_0's precision there is no rule: q4_k_m changes the model, and the numbers say how much."""
 
 NOT_PUT_IN_PLACE = "The file was not put in place."
 
@@ -171,21 +172,10 @@ def check_prompts(
 
 
 def first_difference(tokenizer: "PreTrainedTokenizerBase", ours: Sequence[int], theirs: Sequence[int]) -> str:
-    """'token 3 of 290 is "user" where 291 tokens ... "model"', in words."""
+    """How far two prompts agree and how each goes on, in words."""
     position = num_equal(ours, theirs)
     mine, other = (repr(tokenizer.decode(ids[position : position + 5])) for ids in (ours, theirs))
     return f"of {len(ours)} tokens {position} agree, then come {mine} here and {other} there ({len(theirs)} tokens)"
-
-
-def num_equal(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """The number of leading tokens that agree.
-
-    >>> num_equal([5, 6, 7], [5, 6, 8, 9])
-    2
-    """
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    shorter = min(len(ours), len(theirs))
-    return next((index for index, (one, other) in pairs if one != other), shorter)
 
 
 def agreement(

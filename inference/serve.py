@@ -27,15 +27,13 @@ import typer
 
 from data.dataset import read_prompt
 from data.tokenizer import cache_dir
-from inference.ask import note
-from inference.command import VerifyOption, make_app, prepare_environment, run_command
+from inference.command import VerifyOption, make_app, note, prepare_environment, run_command
 from inference.published import default_run, open_published
 from inference.server import bind, check_exposure, is_loopback, missing_packages
-from inference.serving_template import with_default_system_prompt
+from inference.serving_template import CHAT_TEMPLATE, with_default_system_prompt
 from train.failure import ConfigError, ModelError
 from train.launch import usable_cores
 
-TEMPLATE = "chat_template.jinja"
 LLAMA_CPP_CONTEXT_TOKENS = 4096
 
 app = make_app()
@@ -104,7 +102,7 @@ def main(
             serve_with_llama_cpp(Offer(target, name or name_of(target), template, host, port, api_key))
             return
         published = open_published(target, verify=verify)
-        template = (published.folder / TEMPLATE).read_text(encoding="utf-8")
+        template = (published.folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
         template = with_default_system_prompt(template, prompt or published.system_prompt)
         offer = Offer(published.folder, name or name_of(target), template, host, port, api_key)
         (serve_with_vllm if chosen is Engine.vllm else serve_with_transformers)(offer)
@@ -174,9 +172,9 @@ def serving_folder(offer: Offer) -> Iterator[Path]:
         folder = Path(scratch, offer.name)
         folder.mkdir()
         for file in offer.model.iterdir():
-            if file.name != TEMPLATE:
+            if file.name != CHAT_TEMPLATE:
                 (folder / file.name).symlink_to(file.resolve())
-        (folder / TEMPLATE).write_text(offer.template, encoding="utf-8")
+        (folder / CHAT_TEMPLATE).write_text(offer.template, encoding="utf-8")
         yield folder
 
 

@@ -1,10 +1,13 @@
-"""The chat template a server is given: the model's own, and its system prompt for clients that send none.
+"""The chat template a server or an exported file is given: the model's own, and its system prompt as the default.
 
 Most templates say who the model is when a conversation has no system turn; SmolLM2's makes it "a helpful AI assistant
-named SmolLM". A client that sends the question alone would get a prompt the tuned model never saw.
+named SmolLM". A client that sends the question alone would get a prompt the tuned model never saw, and neither the
+servers nor a GGUF file have another place for a default.
 """
 
 import json
+
+CHAT_TEMPLATE = "chat_template.jinja"
 
 _PRELUDE = (
     "{{%- if not messages or messages[0]['role'] != 'system' %}}"

@@ -3,6 +3,8 @@
 `open_published` has checked every file's size and hash by then; what is left is a model that was published broken.
 """
 
+from collections.abc import Sequence
+
 from data.render import render_prompt
 from data.tokenizer import TemplateError
 from inference.held_out import run_data_config
@@ -49,25 +51,33 @@ def check_template(published: PublishedModel, tuned: LoadedModel, base: RunConfi
     except (TemplateError, ValueError) as error:
         raise ModelError(f"wrong template: {published.folder} cannot render a question: {error}") from error
     if rendered != trained_on:
-        pairs = enumerate(zip(rendered, trained_on, strict=False))
-        shorter = min(len(rendered), len(trained_on))
-        place = next((number for number, (one, other) in pairs if one != other), shorter)
         raise ModelError(
             f"wrong template: {published.folder} renders a question as {len(rendered)} token ids, its run was trained "
-            f"on {len(trained_on)}; they differ from token {place} on",
+            f"on {len(trained_on)}; they differ from token {num_equal(rendered, trained_on)} on",
             "Publish the model again with the tokenizer and template of its run.",
         )
 
 
-def check_weights_applied(published: PublishedModel, original: LoadedModel, tuned: LoadedModel) -> None:
-    """A tuned model with its base's weights was not tuned.
+def check_weights_applied(published: PublishedModel, untuned_sha256: str, tuned: LoadedModel) -> None:
+    """A tuned model with its base's weights, whose hash is `untuned_sha256`, was not tuned.
 
     Raises:
         ModelError: what was trained is not in it.
     """
-    if original.weights_sha256 == tuned.weights_sha256:
+    if tuned.weights_sha256 == untuned_sha256:
         raise ModelError(
             f"trained weights not applied: {published.folder} has exactly the weights of the model it was tuned from "
             f"({tuned.weights_sha256[:16]})",
             "Merge the adapter, or publish the trained weights. (A model is compared with itself by --base FOLDER.)",
         )
+
+
+def num_equal(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """The number of leading tokens that agree.
+
+    >>> num_equal([5, 6, 7], [5, 6, 8, 9])
+    2
+    """
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    shorter = min(len(ours), len(theirs))
+    return next((index for index, (one, other) in pairs if one != other), shorter)

@@ -15,10 +15,11 @@ GATED = (LOSS, "chrf", "rouge_l", "exact_number")
 """What `--fail-if-worse` looks at, besides safety rules; own metrics join them."""
 
 TIE = {LOSS: 0.01, "chrf": 1.0, "rouge_l": 1.0}
-"""A row is won or lost where the difference is larger: nats a token, points of 100. Elsewhere any difference counts."""
+"""A row is won or lost where the difference is larger: nats a token, points of 100. Elsewhere any difference counts.
+Chosen, not measured; no verdict hangs on it."""
 
 REGRESSION_POINTS = 10.0
-"""Points of chrF that an answer must have lost to be listed."""
+"""Points of chrF that an answer must have lost to be listed: chosen, not measured."""
 
 
 @dataclass(frozen=True)

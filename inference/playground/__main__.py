@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inference.ask import note, notes
-from inference.command import VerifyOption, make_app, prepare_environment, run_command
+from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
 from inference.compare import questions_to_ask
 from inference.published import (
     PublishedModel,
     default_run,
+    is_run,
     named_base,
     needs_no_network,
     open_published,
 )
 from inference.server import bind, check_exposure, is_loopback, missing_packages
-from train.artifacts import is_published
 from train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -85,12 +84,6 @@ def wished(target: str | None, original: str | None, *, verify: bool) -> Wish:
         return Wish(None, named_base(target))
     published = open_published(folder, verify=verify)
     return Wish(published, named_base(original) if original else published.base)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a name means a run or a published model, even a damaged one, and not a plain model."""
-    looks_like_model = (folder / "config.json").is_file() and not is_published(folder)
-    return folder.is_dir() and (not looks_like_model or (folder / "manifest.json").is_file())
 
 
 def serve(wish: Wish, questions: list[str], listener: socket.socket, host: str, token: str | None) -> None:

@@ -24,7 +24,7 @@ from data.render import render_prompt
 from inference.load import LoadedModel, Role
 from inference.playground.line import Line, LineFullError, Ticket
 from inference.playground.writing import AnswerStoppedError, Assignment, Event, Turns, write_answer
-from train.generation import question_conversation
+from train.generation import context_tokens, question_conversation
 from train.generation_settings import GenerationSettings
 
 MAX_QUESTION_CHARACTERS = 4_000
@@ -110,14 +110,14 @@ class Counter:
         system_prompt = loaded.system_prompt if question.system_prompt is None else question.system_prompt.strip()
         conversation = question_conversation(question.question.strip(), system_prompt)
         prompt_ids = render_prompt(loaded.tokenizer, conversation)
-        context_tokens = context_of(loaded)
-        if len(prompt_ids) + question.max_new_tokens > context_tokens:
+        most_tokens = context_tokens(loaded.model)
+        if len(prompt_ids) + question.max_new_tokens > most_tokens:
             raise RefusedError(
                 413,
                 f"The prompt has {len(prompt_ids)} tokens and the answer may have {question.max_new_tokens}: together "
-                f"more than the {context_tokens} this model can see. Ask a shorter question or allow fewer tokens.",
+                f"more than the {most_tokens} this model can see. Ask a shorter question or allow fewer tokens.",
             )
-        return Assignment(loaded, conversation, question.settings, prompt_ids)
+        return Assignment(loaded, prompt_ids, question.settings)
 
     def answering(self, assignment: Assignment) -> "Answering":
         """A place in the model's line (RefusedError if it is full), and what comes of it."""
@@ -188,11 +188,6 @@ async def json_lines(events: AsyncIterator[Event]) -> AsyncIterator[str]:
         yield json.dumps(event, ensure_ascii=False) + "\n"
 
 
-def context_of(loaded: LoadedModel) -> int:
-    """Tokens of prompt and answer together that a model can see."""
-    return int(loaded.model.config.get_text_config().max_position_embeddings)
-
-
 def failure_sentence(error: BaseException) -> str:
     """Why an answer broke off, for the page; the server's log has the rest."""
     if isinstance(error, AnswerStoppedError):
@@ -251,7 +246,7 @@ def info(models: Sequence[LoadedModel], questions: Sequence[str], notices: Seque
         "limits": {
             "question_characters": MAX_QUESTION_CHARACTERS,
             "system_prompt_characters": MAX_SYSTEM_PROMPT_CHARACTERS,
-            "answer_tokens": min(MAX_ANSWER_TOKENS, *(context_of(loaded) // 2 for loaded in models)),
+            "answer_tokens": min(MAX_ANSWER_TOKENS, *(context_tokens(loaded.model) // 2 for loaded in models)),
         },
     }
 

@@ -17,7 +17,7 @@ import torch
 from transformers import TextStreamer
 
 from inference.load import LoadedModel
-from train.generation import generate_answer
+from train.generation import generate_from_ids
 from train.generation_settings import GenerationSettings
 
 Event = dict[str, Any]
@@ -92,12 +92,11 @@ class EventStreamer(TextStreamer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one model is to answer. `prompt_ids` are the ids the conversation is rendered to."""
+    """What one model is to answer."""
 
     loaded: LoadedModel
-    conversation: Sequence[dict[str, str]]
-    settings: GenerationSettings
     prompt_ids: list[int]
+    settings: GenerationSettings
 
 
 def write_answer(assignment: Assignment, turns: Turns, emit: Emit, stopped: threading.Event) -> None:
@@ -125,8 +124,7 @@ def write_answer(assignment: Assignment, turns: Turns, emit: Emit, stopped: thre
         loaded = assignment.loaded
         streamer = EventStreamer(loaded, emit, after_token)
         start = time.monotonic()
-        answer = generate_answer(loaded.model, loaded.tokenizer, assignment.conversation, assignment.settings, streamer)
-        assert answer.prompt_ids == assignment.prompt_ids
+        answer = generate_from_ids(loaded.model, loaded.tokenizer, assignment.prompt_ids, assignment.settings, streamer)
         emit(
             {
                 "event": "end",

@@ -92,7 +92,7 @@ def test_tuned_is_better_where_it_learned_and_the_gate_lets_it_pass(smoke_run, t
 
 
 def test_gate_fails_with_exit_7(smoke_run, tmp_path, monkeypatch):
-    """The original judged as if it were the tuned model: worse in loss, and said so."""
+    """By a metric of one's own: it wants short answers, and the tuned model's are longer."""
     (tmp_path / "judge.py").write_text("def length(sample):\n    return len(sample.answer)\nlength.better = -1\n")
     monkeypatch.syspath_prepend(tmp_path)
     result = invoke(

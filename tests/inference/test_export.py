@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from inference import export
 from inference.export import app, count_weights, needed_space_bytes
-from inference.gguf_metadata import template_with_system_prompt
 from inference.llama_cpp import PACKAGE, SCRIPT, find_converter
 from inference.published import open_published
 from train.artifacts import MANIFEST, READY, verify_manifest, write_manifest
@@ -105,25 +104,6 @@ def test_a_file_that_is_there_is_not_replaced(exported, smoke_run):
     assert exported.stat().st_mtime_ns == before
 
 
-def test_default_system_prompt_gives_the_trained_token_ids(smoke_run):
-    from transformers import AutoTokenizer
-
-    published = open_published(smoke_run)
-    tokenizer = AutoTokenizer.from_pretrained(published.folder)
-    question = {"role": "user", "content": "Is water wet?"}
-    prompts = [published.system_prompt, 'A "quoted" line,\na back\\slash and {% raw %}', "Grüße, 水"]
-    for prompt in prompts:
-        given = [{"role": "system", "content": prompt}, question]
-        expected = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
-        template = template_with_system_prompt(tokenizer.chat_template, prompt)
-        for conversation in ([question], given):
-            rendered = tokenizer.apply_chat_template(
-                conversation, chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-            assert rendered == expected
-    assert len(prompts) == 3
-
-
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "complaint"),
     [
@@ -204,7 +184,8 @@ class TestBeforeAnyWork:
     def test_unknown_architecture(self, own_model, checkout):
         config = json.loads((own_model / "config.json").read_text())
         (own_model / "config.json").write_text(json.dumps({**config, "architectures": ["OddForCausalLM"]}))
-        facts = {name: value for name, value in verify_facts(own_model).items() if name != "files"}
+        manifest = json.loads((own_model / MANIFEST).read_text())
+        facts = {name: value for name, value in manifest.items() if name != "files"}
         write_manifest(own_model, facts)
         code, said = self.refused(own_model, "--llama-cpp", checkout)
         assert code == 4
@@ -231,16 +212,17 @@ class TestBeforeAnyWork:
         assert "0.01 GB free" in said
 
     @pytest.mark.parametrize(
-        ("behind", "complaint"),
+        ("behind", "exit_code", "complaint"),
         [
-            ("sys.exit('NotImplementedError: BPE pre-tokenizer was not recognized')", "does not know this tokenizer"),
-            ("sys.exit('ValueError: odd weights')", "failed: ValueError: odd weights"),
+            ("BPE pre-tokenizer was not recognized", 4, "does not know this tokenizer"),
+            ("ValueError: odd weights", 4, "failed: ValueError: odd weights"),
+            ("OSError: [Errno 28] No space left on device", 204, "no space is left. Free space"),
         ],
     )
-    def test_converter_that_fails(self, smoke_run, checkout, behind, complaint):
-        (checkout / SCRIPT).write_text(STAND_IN + behind)
+    def test_converter_that_fails(self, smoke_run, checkout, behind, exit_code, complaint):
+        (checkout / SCRIPT).write_text(f"{STAND_IN}sys.exit({behind!r})")
         code, said = self.refused(smoke_run, "--llama-cpp", checkout)
-        assert code == 4
+        assert code == exit_code
         assert complaint in said
 
     def test_converter_that_leaves_things_out(self, smoke_run, checkout):
@@ -252,10 +234,7 @@ class TestBeforeAnyWork:
         code, said = self.refused(smoke_run, "--llama-cpp", checkout)
         assert code == 4
         assert "left out its own LM head" in said
-
-
-def verify_facts(model: Path) -> dict[str, object]:
-    return json.loads((model / MANIFEST).read_text())
+        assert "the chat template with the system prompt and the provenance" in said
 
 
 def test_q4_k_m_goes_through_f16(smoke_run, checkout, tmp_path, monkeypatch):

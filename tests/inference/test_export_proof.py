@@ -10,10 +10,11 @@ import torch
 
 from inference import gguf_proof
 from inference.export import Tools, write_gguf
-from inference.gguf_proof import Agreement, num_equal, prove, refuse_wide_gaps
+from inference.gguf_proof import Agreement, prove, refuse_wide_gaps
 from inference.llama_cpp import find_converter
 from inference.load import LoadedModel, load_tuned
 from inference.published import open_published
+from inference.soundness import num_equal
 from train.failure import ModelError
 
 QUESTION = "How do I treat a nosebleed?"

@@ -57,8 +57,3 @@ def test_record_holds_answer_settings_and_model(tuned):
 def test_question_too_long_for_the_model_is_refused(tuned):
     with pytest.raises(ConfigError, match="context of 1024"):
         ask_model(tuned, "knot " * 1000, SHORT, stream=False)
-
-
-def test_docstring_examples():
-    assert GenerationSettings().way == "greedy"
-    assert GenerationSettings(sample=True).way == "sampled with seed 42"

@@ -11,15 +11,13 @@ from data.render import render_prompt
 from inference import published as published_module
 from inference.load import (
     LoadedModel,
-    base_name,
     inference_device,
-    is_recorded_base,
     load_by_name,
     load_original,
     load_tuned,
     weights_sha256,
 )
-from inference.published import base_of, default_run, model_folder, named_base, needs_no_network, open_published
+from inference.published import default_run, model_folder, named_base, needs_no_network, open_published
 from train.adapt import untie_head
 from train.artifacts import MANIFEST, READY, RunFolder
 from train.config import ModelConfig, RunConfig
@@ -53,14 +51,6 @@ def flip_last_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_docstring_examples():
-    identity = {"seed": 7, "model.name": "embedded", "model.revision": None, "model.random_init": None}
-    assert base_of({"identity": {**identity, "model.offline": True}}).model.name == "embedded"
-    assert needs_no_network(named_base("embedded")) is True
-    assert needs_no_network(named_base("HuggingFaceTB/SmolLM3-3B")) is False
-    assert base_name(RunConfig()) == "embedded"
-
-
 def test_tuned_and_original_differ_in_weights_alone(tuned, original):
     conversation = question_conversation("How do I treat a nosebleed?", tuned.system_prompt)
     assert render_prompt(tuned.tokenizer, conversation) == render_prompt(original.tokenizer, conversation)
@@ -74,8 +64,6 @@ def test_original_is_made_again_from_its_seed(smoke_run, original):
     assert load_original(published, published.base).weights_sha256 == original.weights_sha256
     other_seed = published.base.model_copy(update={"seed": 43})
     assert load_original(published, other_seed).weights_sha256 != original.weights_sha256
-    assert is_recorded_base(published, published.base)
-    assert not is_recorded_base(published, other_seed)
 
 
 def test_prompt_is_the_trained_one(tuned):

@@ -1,24 +1,21 @@
 """The playground's page end to end: a real server, a real browser, answers as the command line gives them."""
 
 import shutil
-import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-import uvicorn
 
 from inference.generate import ask_model
 from inference.load import load_original, load_tuned
-from inference.playground.app import Access, make_app
 from inference.published import open_published
+from tests.inference.playground_server import TOKEN, serving
 from train.generation_settings import GenerationSettings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 QUESTIONS = ["How do I treat a nosebleed?", "What is the easiest loop knot to tie?"]
-TOKEN = "a-token-of-some-length"
 MILLISECONDS = 60_000
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -41,20 +38,6 @@ def browser():
         browser = driver.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
-
-
-@contextmanager
-def serving(models, token=None):
-    app = make_app(models, QUESTIONS, Access(token, frozenset({"127.0.0.1"})))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join(60)
 
 
 @contextmanager
@@ -95,7 +78,7 @@ def test_both_models_answer_side_by_side(models, browser):
         ]
         for question in QUESTIONS
     ]
-    with serving(models) as address, opened(browser, address) as page:
+    with serving(models, QUESTIONS) as address, opened(browser, address) as page:
         choose_length(page, 16)
         page.get_by_text(QUESTIONS[0]).click()
         assert finished(page) == expected[0]
@@ -123,7 +106,7 @@ def test_stop_ends_the_writing(models, browser, monkeypatch):
         return forward(*arguments, **options)
 
     monkeypatch.setattr(models[1].model, "forward", slowly)
-    with serving(models) as address, opened(browser, address) as page:
+    with serving(models, QUESTIONS) as address, opened(browser, address) as page:
         page.fill("#question", QUESTIONS[0])
         page.click("#ask")
         tuned = page.locator(".answer.tuned")
@@ -138,7 +121,7 @@ def test_stop_ends_the_writing(models, browser, monkeypatch):
 
 
 def test_settings_count_and_are_shown(models, browser):
-    with serving(models) as address, opened(browser, address) as page:
+    with serving(models, QUESTIONS) as address, opened(browser, address) as page:
         choose_length(page, 16)
         page.click("#summary")
         assert page.locator("#temperature").is_disabled()
@@ -166,7 +149,7 @@ def test_settings_count_and_are_shown(models, browser):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_reads_well(models, browser, scheme):
     with (
-        serving(models) as address,
+        serving(models, QUESTIONS) as address,
         opened(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme) as page,
     ):
         choose_length(page, 16)
@@ -202,7 +185,7 @@ def contrast(page, selector):
 
 
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(models, browser):
-    with serving(models) as address, opened(browser, address) as page:
+    with serving(models, QUESTIONS) as address, opened(browser, address) as page:
         page.wait_for_selector(".sample")
         nameless = page.evaluate(
             """() => [...document.querySelectorAll("button, input, textarea")]
@@ -219,7 +202,7 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(models, browser):
 
 def test_copy_gives_the_answer(models, browser):
     with (
-        serving(models) as address,
+        serving(models, QUESTIONS) as address,
         opened(browser, address, permissions=["clipboard-read", "clipboard-write"]) as page,
     ):
         choose_length(page, 16)
@@ -232,7 +215,7 @@ def test_copy_gives_the_answer(models, browser):
 
 
 def test_a_locked_playground_asks_for_its_token(models, browser):
-    with serving(models, token=TOKEN) as address:
+    with serving(models, QUESTIONS, TOKEN) as address:
         with opened(browser, address) as page:
             page.fill("#token", "wrong")
             page.keyboard.press("Enter")
