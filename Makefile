@@ -12,7 +12,7 @@ BASE_MODEL ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test test-slow chaos check format image e2e clean
+.PHONY: help install data train test test-slow chaos check audit format image e2e clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

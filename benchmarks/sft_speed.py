@@ -25,14 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sft_variants import MICRO_BATCH, VARIANTS, Precision, Task, work
+from train.config import REPOSITORY
 from train.launch import usable_cores
 
-ROOT = Path(__file__).parents[1]
-REAL_SET = ROOT.parent / "shared" / "data" / "practical_skills_qa.parquet"
-BAKED_IN_SET = ROOT / "data" / "qa_dataset.parquet"
+BAKED_IN_SET = REPOSITORY / "data" / "qa_dataset.parquet"
 MOST_SECONDS_A_TURN = 900
 MIB = 2**20
-
 
 RATIOS = [
     ("shared_cached", "stock_seed"),
@@ -170,8 +168,8 @@ def print_result(found: dict[str, Any], console: Console) -> None:
     task = found["task"]
     table = Table(
         *("", "rows/s", "seconds", "CPU-s", "peak MiB", "training loss", "evaluation loss"),
-        title=f"{task['num_rows']} rows x {task['num_epochs']} epochs, {task['precision']}, {task['machine']}, "
-        f"{task['date']}",
+        title=f"{task['num_rows']} rows of {task['dataset']} x {task['num_epochs']} epochs, {task['precision']}, "
+        f"{task['machine']}, {task['date']}",
     )
     for name, row in found["variants"].items():
         table.add_row(
@@ -197,9 +195,10 @@ def plot(found: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     names = list(found["variants"])
+    colours = ["#2f855a" if VARIANTS[name].micro_batch is None else "#9aa5b1" for name in names]  # faster path or plain
     speeds = [found["variants"][name]["rows_per_second"] for name in names]
     figure, axes = pyplot.subplots(figsize=(8, 2.9), layout="constrained")
-    bars = axes.barh([VARIANTS[name].title for name in names], speeds, color=["#9aa5b1"] * 3 + ["#2f855a"] * 2)
+    bars = axes.barh([VARIANTS[name].title for name in names], speeds, color=colours)
     axes.bar_label(bars, [f"{speed:.1f}" for speed in speeds], padding=4)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
@@ -215,6 +214,7 @@ def main(
     epochs: Annotated[int, typer.Option(help="Epochs.")] = 4,
     effective_batch: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 32,
     precision: Annotated[Precision, typer.Option(help="For all variants.")] = "fp32",
+    dataset: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="A built data set.")] = BAKED_IN_SET,
     only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw rows per second here.")] = None,
@@ -228,7 +228,6 @@ def main(
             f"{effective_batch} rows a step must be a multiple of {MICRO_BATCH}, and no more than the {rows} rows",
             param_hint="--effective-batch",
         )
-    dataset = REAL_SET if REAL_SET.is_file() else BAKED_IN_SET
     task = Task(rows, epochs, effective_batch, precision, dataset)
     console = Console(width=150)
     found = as_json(measure(names, task, console), task)

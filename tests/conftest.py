@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from hypothesis import settings
 settings.register_profile("suite", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile("suite")
+
+# What a shell starts in its background ignores Ctrl-C, and so would all programs whose Ctrl-C is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240

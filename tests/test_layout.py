@@ -23,6 +23,7 @@ TORCH_FREE = (
     "train.launch",
     "train.stopping",
     "train.run_lock",
+    "train.sharing_refusals",
     "train.vigil",
     "train.guards",
     "train.storage",

@@ -21,10 +21,11 @@ import typer
 from typer.core import TyperGroup
 
 from train.artifacts import RunFolder
-from train.config import ResolvedConfig, recipe_names, resolve_config
+from train.config import ResolvedConfig, resolve_config
 from train.failure import ConfigError, ExitCode, Phases, report_failure
 from train.guards import guarded
 from train.launch import launch, plan_launch
+from train.yaml_settings import recipe_names
 
 TRAIN = "run"
 

@@ -34,7 +34,6 @@ SEARCH_SECONDS = 120.0
 """No larger size is tried once the next trial would end after this."""
 
 SAMPLE_SECONDS = 0.002
-GIB = 2**30
 
 
 def with_measured_batch(

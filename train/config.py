@@ -4,15 +4,13 @@ Precedence: command line > environment > recipe > default. No torch here: `deplo
 """
 
 import datetime
-import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -29,10 +27,13 @@ from pydantic import (
 )
 
 from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES, EMBEDDED_MODEL
-from train.failure import ConfigError as ConfigError  # deploy takes it from here
+from train.failure import ConfigError as ConfigError  # deploy takes from here all that is imported `as`
+from train.yaml_settings import YamlError as YamlError
+from train.yaml_settings import flatten, load_recipe, nearest, recipe_path
+from train.yaml_settings import parse_override as parse_override
+from train.yaml_settings import read_yaml as read_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "laptop"
 
 ENVIRONMENT = {
@@ -167,7 +168,7 @@ class DistributedConfig(Section):
     rendezvous_timeout_seconds: PositiveInt = Field(900, description="how long to wait for all ranks to arrive")
     collective_timeout_seconds: PositiveInt = Field(600, description="how long a rank waits for a silent peer")
     stall_timeout_seconds: PositiveInt = Field(
-        900, description="without progress for so long a rank prints its stacks and leaves; above the time-out before"
+        900, description="without progress for so long (above the one before) a rank prints its stacks and leaves"
     )
     gradient_compression: Literal["none", "bf16"] = Field(
         "none", description="bf16: half the traffic between ranks, and gradients rounded to 8 bits: an approximation"
@@ -319,7 +320,7 @@ def resolve_config(
     sources: dict[str, str] = {}
     path = recipe_path(recipe)
     for source, values in [
-        (f"recipe {path.name}", dict(_flatten(_load_recipe(path)))),
+        (f"recipe {path.name}", dict(flatten(load_recipe(path)))),
         ("environment", {ENVIRONMENT[name]: environment[name] for name in ENVIRONMENT if environment.get(name)}),
         ("command line", dict(map(parse_override, overrides))),
     ]:
@@ -332,83 +333,13 @@ def resolve_config(
         raise ConfigError("; ".join(_explain(problem, sources) for problem in error.errors())) from None
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Read a `key=value` argument; the value is YAML, so numbers, lists and null are what they look like.
-
-    >>> parse_override("optim.epochs=2")
-    ('optim.epochs', 2)
-    """
-    field, separator, value = text.partition("=")
-    if not separator or not field:
-        raise ConfigError(f"'{text}' is not of the form key=value", "For example: optim.epochs=2.")
-    try:
-        return field, read_yaml(value)
-    except YamlError as error:
-        raise ConfigError(f"the value of '{field}' is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-class YamlError(ValueError):
-    """A text that is not YAML."""
-
-
-def read_yaml(text: str) -> Any:
-    """What a YAML text says.
-
-    Raises:
-        YamlError: it is not YAML. PyYAML itself lets other errors out: of dates that no calendar has, of tags such as
-            `!!int` on a text that is none, of too deep a nesting.
-    """
-    known = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-    try:
-        return yaml.safe_load(text)
-    except known as error:
-        raise YamlError(str(error) or type(error).__name__) from None
-
-
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_path(recipe: str) -> Path:
-    """A recipe by name (`laptop`) or by path (`my/recipe.yaml`)."""
-    if recipe.endswith((".yaml", ".yml")):
-        path = Path(recipe)
-        if not path.is_file():
-            raise ConfigError(f"recipe file {path} does not exist")
-        return path
-    if recipe not in recipe_names():
-        raise ConfigError(
-            f"unknown recipe '{recipe}'", f"{_nearest(recipe, recipe_names())}Known: {', '.join(recipe_names())}."
-        )
-    return RECIPES / f"{recipe}.yaml"
-
-
-def _load_recipe(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (YamlError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"recipe {path} holds no settings; it must be a mapping of sections")
-    return content
-
-
-def _flatten(content: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    """Two levels of a recipe as dotted names: {'optim': {'epochs': 2}} -> ('optim.epochs', 2)."""
-    for section, value in content.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{section}.{name}", inner) for name, inner in value.items())
-        elif value is not None:
-            yield str(section), value
-
-
 def _set(merged: dict[str, Any], field: str, value: Any, source: str) -> None:
     """Set a dotted field in nested dictionaries, refusing names that no RunConfig has."""
     parts = field.split(".")
     known = field_names()
     open_ended = parts[0] == "trl" or field.startswith(("model.random_init.", "data.template_variables."))
     if field not in known and not open_ended:
-        raise ConfigError(f"unknown key '{field}' ({source})", f"{_nearest(field, known)}--dry-run lists all keys.")
+        raise ConfigError(f"unknown key '{field}' ({source})", f"{nearest(field, known)}--dry-run lists all keys.")
     if SECRET_SETTING.search(field):
         raise ConfigError(
             f"'{field}' ({source}) would write a secret into the run folder", "Set it in the environment: HF_TOKEN."
@@ -422,16 +353,6 @@ def _set(merged: dict[str, Any], field: str, value: Any, source: str) -> None:
 
 def _environment_name(field: str) -> str:
     return next(name for name, target in ENVIRONMENT.items() if target == field)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """'Did you mean ...? ' by the whole dotted name, else by its last part, else nothing."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not matches:
-        last_parts = {field.rpartition(".")[2]: field for field in known}
-        close = difflib.get_close_matches(name.rpartition(".")[2], list(last_parts), n=1, cutoff=0.6)
-        matches = [last_parts[match] for match in close]
-    return f"Did you mean '{matches[0]}'? " if matches else ""
 
 
 def _explain(problem: Any, sources: Mapping[str, str]) -> str:

@@ -161,10 +161,11 @@ def _is_torch_error(error: BaseException, class_name: str) -> bool:
 
 
 ON_REQUEST = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
+FREE_SPACE = "Free space on the output volume, or point output.dir at another one."
 _REMEDIES = {
     ExitCode.MEMORY: "Lower optim.batch_size (and raise optim.accumulation_steps), or data.max_length_tokens.",
     ExitCode.PEER: "Look at the other ranks' logs: the first one to fail says why.",
-    ExitCode.STORAGE: "Free space on the output volume, or point output.dir at another one.",
+    ExitCode.STORAGE: FREE_SPACE,
     ExitCode.BUG: "The traceback above shows where; this is a bug in the program, or an input it should have refused.",
 }
 

@@ -86,6 +86,7 @@ def answer_all(
     system_prompt: str,
     settings: GenerationSettings,
 ) -> list[Answer]:
+    """Each question answered alone: what batches (`train.batched_generation`) are equal to, and in fp32 only."""
     return [
         generate_answer(model, tokenizer, question_conversation(question, system_prompt), settings)
         for question in questions

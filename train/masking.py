@@ -15,7 +15,7 @@ _SHAPES = (
     re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"),  # service accounts
     re.compile(r"(?<=Bearer )[^\s'\",]+", re.IGNORECASE),
-    re.compile(r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),  # user:password in an address
+    re.compile(r"(?<=://)[^\s/]+(?=@)"),  # user, password or token in an address
 )
 
 
@@ -24,6 +24,8 @@ def masked(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
     >>> masked("401 for Bearer abc123 at https://me:pw@host/x", {})
     '401 for Bearer *** at https://***@host/x'
+    >>> masked("no answer from https://my-token@host/x", {})
+    'no answer from https://***@host/x'
     >>> masked("the token my-own-token is not known", {"HF_TOKEN": "my-own-token"})
     'the token *** is not known'
     """

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,17 @@ def pick_attention(config: RunConfig) -> str:
     if asked == "auto":
         return "flash_attention_2" if usable and config.speed.prefix_sharing == "off" else "sdpa"
     return asked
+
+
+@contextlib.contextmanager
+def attention_by(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let a loaded model attend by this implementation for a while."""
+    configured = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(configured)
 
 
 def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":

@@ -163,8 +163,9 @@ def fit_of(needed_bytes: float, available_bytes: float) -> Fit:
     >>> fit_of(80, 100), fit_of(90, 100), fit_of(95, 100)
     ('fits', 'tight', 'does not fit')
     """
-    share = needed_bytes / available_bytes
-    return "does not fit" if share > MEMORY_LIMIT else "tight" if share > TIGHT_MEMORY else "fits"
+    if needed_bytes > MEMORY_LIMIT * available_bytes:
+        return "does not fit"
+    return "tight" if needed_bytes > TIGHT_MEMORY * available_bytes else "fits"
 
 
 def verdict(job: Job, device: Device, one: Prediction, many: Prediction) -> str:

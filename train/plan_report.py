@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from train import activation_cache, prefix_sharing
 from train.adapt import ParameterCount
 from train.bandwidth import measure_link, measure_link_here, this_cpu, this_device
 from train.config import AUTO_BATCH, ResolvedConfig, RunConfig
@@ -25,7 +24,6 @@ from train.data_work import DataWork, data_work, job_of
 from train.distributed import join, read_topology
 from train.dry_run import assumed_world_size
 from train.failure import ConfigError, ModelError
-from train.label_loss import has_plain_logits
 from train.model import architecture_without_weights, load_tokenizer, pick_attention
 from train.plan import (
     BF16_BYTES,
@@ -44,6 +42,7 @@ from train.plan import (
     with_overrides,
 )
 from train.sizing import GIB, model_shape, model_without_weights
+from train.speed import refusals
 from train.tokens import TrainingData, load_training_data
 from train.words import human_seconds
 
@@ -229,21 +228,9 @@ def _training_data(config: RunConfig) -> tuple[TrainingData, str]:
 
 def refused_paths(config: RunConfig, model: PreTrainedModel, data: TrainingData) -> dict[PathName, str]:
     """The faster paths this run would not take, and why."""
-    longest = max(len(row.input_ids) for row in [*data.train.rows, *data.validation.rows])
-    sharing = (
-        "switched off"
-        if config.speed.prefix_sharing == "off"
-        else "this architecture transforms its logits"
-        if not has_plain_logits(model)
-        else prefix_sharing.refusal(model.config, pick_attention(config), longest_row_tokens=longest)
-    )
-    caching = (
-        "switched off"
-        if config.speed.activation_cache == "off"
-        else (sharing and "it needs prefix sharing") or activation_cache.refusal(model, config.adapt)
-    )
-    reasons: dict[PathName, str | None] = {"prefix sharing": sharing, "sharing + cache": caching}
-    return {path: reason for path, reason in reasons.items() if reason}
+    found = refusals(config, model, pick_attention(config), [*data.train.rows, *data.validation.rows])
+    reasons = {"prefix sharing": found["prefix_sharing"], "sharing + cache": found["activation_cache"]}
+    return {path: reason for path in PATHS if (reason := reasons.get(path))}
 
 
 def _tokens(work: DataWork) -> str:

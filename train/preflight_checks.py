@@ -30,6 +30,7 @@ from train.host import (
 )
 from train.label_loss import score_batch
 from train.model import load_model, load_tokenizer, pick_device, pick_precision
+from train.plan import fit_of
 from train.resume import checkpoint_bytes, decide_beginning, run_identity
 from train.sft_options import make_sft_config, refuse_nonsense, sft_options
 from train.sizing import GIB, RunSizes, run_sizes
@@ -37,9 +38,6 @@ from train.tokens import TrainingData, load_training_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TIGHT, FULL = 0.85, 0.94
-"""Shares of the device's memory above which a run is called tight, and refused: the estimate is one, not a bound."""
 
 MANY_ROWS = 20_000
 SAMPLED_ROWS = 2_000
@@ -165,11 +163,12 @@ def memory(facts: Facts) -> str | Warned:
     facts.sizes = run_sizes(facts.config, facts.topology.world_size)
     needed, (free, where) = facts.sizes.memory_bytes, device_memory(facts.topology)
     numbers = f"about {needed / GIB:.1f} GiB needed (estimate), {free / GIB:.1f} GiB free on {where}"
-    if needed > FULL * free:
+    fit = fit_of(needed, free)
+    if fit == "does not fit":
         raise MemoryShortError(
             numbers, "Halve optim.batch_size and double optim.accumulation_steps, or lower data.max_length_tokens."
         )
-    return Warned(numbers, "Tight: a smaller optim.batch_size leaves room.") if needed > TIGHT * free else numbers
+    return Warned(numbers, "Tight: a smaller optim.batch_size leaves room.") if fit == "tight" else numbers
 
 
 def device_memory(topology: Topology) -> tuple[int, str]:

@@ -31,11 +31,11 @@ from train.batches import NO_ROW, EpochBatches
 from train.config import RunConfig
 from train.distributed import Ranks, Topology
 from train.exchange import broadcast_only_what_trains, gathered_bytes, round_gradients_to_bf16
-from train.failure import ExitCode, StorageError
+from train.failure import FREE_SPACE, ExitCode, StorageError
 from train.label_loss import add_label_scores, num_labels
 from train.sft_options import make_sft_config, sft_options
 from train.stopping import GO_ON, StoppedError, StopRequest, grace_warning
-from train.storage import FREE_SPACE, RETRY_SECONDS, pauses
+from train.storage import RETRY_SECONDS, pauses
 from train.tokens import TokenisedRows
 from train.topics import topic_groups
 from train.weights import BestWeights

@@ -17,15 +17,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from train import prefix_sharing
+from train import sharing_refusals
 from train.label_loss import has_plain_logits
-from train.trunk import Layout
+from train.model import attention_by
+from train.trunk import KeysAndValues, Layout
 
 SHARED_PREFIX = "shared_prefix"
 GROWTH_TOKENS = 64
-
-KeysAndValues = tuple[torch.Tensor, torch.Tensor]
-"""Of one layer: two tensors [1, key heads, prefix tokens, head_size]."""
 
 _prefix: ContextVar[Sequence[KeysAndValues]] = ContextVar("prefix", default=())
 
@@ -33,7 +31,7 @@ _prefix: ContextVar[Sequence[KeysAndValues]] = ContextVar("prefix", default=())
 def sharing_is_exact(model: PreTrainedModel, longest_row_tokens: int) -> bool:
     """Whether this model's attention is the plain one, so that a prefix may be computed apart from its rows."""
     attention = model.config._attn_implementation
-    refused = prefix_sharing.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
+    refused = sharing_refusals.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
     return refused is None and has_plain_logits(model)
 
 
@@ -52,12 +50,10 @@ def shared_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> Iterator[Non
     cache = DynamicCache()
     model.base_model(torch.tensor([list(prefix)], device=model.device), past_key_values=cache, use_cache=True)
     token = _prefix.set([(layer.keys, layer.values) for layer in cache.layers])
-    configured = model.config._attn_implementation
-    model.set_attn_implementation(SHARED_PREFIX)
     try:
-        yield
+        with attention_by(model, SHARED_PREFIX):
+            yield
     finally:
-        model.set_attn_implementation(configured)
         _prefix.reset(token)
 
 

@@ -1,7 +1,7 @@
 """Which exact faster paths this run takes, why not the others, and the proof on one batch before step 1."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import RenderedRow
-from train import activation_cache, prefix_sharing
+from train import activation_cache, prefix_sharing, sharing_refusals
 from train.activation_cache import ActivationCache
 from train.adapt import transformer_layers
 from train.config import RunConfig
 from train.distributed import Ranks
 from train.failure import ConfigError, ModelError
 from train.label_loss import has_plain_logits, score_batch
+from train.model import attention_by
 from train.prefix_sharing import PrefixSharingCollator
 from train.tokens import TrainingData
 from train.trunk import first_trained_layer, without_trunk
@@ -64,18 +65,9 @@ class Path:
     attention: str | None = None
     """The implementation its batches need, where it is not the one the model was loaded with."""
 
-    @contextmanager
-    def scoring(self, model: PreTrainedModel) -> Iterator[None]:
+    def scoring(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """The context in which the whole model scores batches of this path."""
-        if self.attention is None:
-            yield
-            return
-        configured = model.config._attn_implementation
-        model.set_attn_implementation(self.attention)
-        try:
-            yield
-        finally:
-            model.set_attn_implementation(configured)
+        return nullcontext() if self.attention is None else attention_by(model, self.attention)
 
     @contextmanager
     def training(self, model: PreTrainedModel) -> Iterator[None]:
@@ -106,10 +98,7 @@ def choose_path(
     """
     plain = Path(DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id), [])
     rows = [*data.train.rows, *data.validation.rows]
-    refused = {
-        "prefix_sharing": _refuse_sharing(config, model, rows),
-        "activation_cache": _refuse_caching(config, model, rows),
-    }
+    refused = refusals(config, model, model.config._attn_implementation, rows)
     for name, reason in refused.items():
         if reason and getattr(config.speed, name) == "on":
             raise ConfigError(f"speed.{name}=on is not possible here: {reason}", f"Set speed.{name}=auto.")
@@ -130,21 +119,29 @@ def choose_path(
     return Path(plain.collator, [f"speed      plain: WARNING, {problem}"])
 
 
-def _refuse_sharing(config: RunConfig, model: PreTrainedModel, rows: Sequence[RenderedRow]) -> str | None:
+def refusals(
+    config: RunConfig, model: PreTrainedModel, attention: str | None, rows: Sequence[RenderedRow]
+) -> dict[str, str | None]:
+    """Why this run cannot take the paths that `speed` names, None for one it can; weights are not looked at."""
+    sharing = _refuse_sharing(config, model, attention, rows)
+    return {"prefix_sharing": sharing, "activation_cache": _refuse_caching(config, model, sharing)}
+
+
+def _refuse_sharing(
+    config: RunConfig, model: PreTrainedModel, attention: str | None, rows: Sequence[RenderedRow]
+) -> str | None:
     if config.speed.prefix_sharing == "off":
-        return "prefix sharing is switched off"
+        return "speed.prefix_sharing=off"
     if not has_plain_logits(model):
         return "this architecture transforms its logits"
     longest_row_tokens = max(len(row.input_ids) for row in rows)
-    return prefix_sharing.refusal(
-        model.config, model.config._attn_implementation, longest_row_tokens=longest_row_tokens
-    )
+    return sharing_refusals.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
 
 
-def _refuse_caching(config: RunConfig, model: PreTrainedModel, rows: Sequence[RenderedRow]) -> str | None:
+def _refuse_caching(config: RunConfig, model: PreTrainedModel, sharing: str | None) -> str | None:
     if config.speed.activation_cache == "off":
-        return "the activation cache is switched off"
-    if sharing := _refuse_sharing(config, model, rows):
+        return "speed.activation_cache=off"
+    if sharing:
         return f"it needs prefix sharing ({sharing})"
     return activation_cache.refusal(model, config.adapt)
 

@@ -16,8 +16,6 @@ from train.failure import ExitCode, StorageError, exit_code_of
 
 Written = TypeVar("Written")
 
-FREE_SPACE = "Free space on the output volume, or point output.dir at another one."
-
 RETRY_SECONDS = 13.0
 """Time given to a volume to come back, in all; a full one is often being cleaned up by somebody."""
 

@@ -6,7 +6,6 @@ and tried again later; what it then has not taken is counted. `training_history.
 """
 
 import queue
-import re
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from train.artifacts import RunFolder
 from train.config import ResolvedConfig
 from train.distributed import Ranks
+from train.masking import masked
 from train.provenance import provenance
 from train.system_metrics import SECONDS_BETWEEN_SAMPLES, SystemMetrics
 
@@ -123,15 +123,6 @@ class Tracked:
 
 def warn(what: str) -> None:
     print(f"warning: tracking: {masked(what)}.", file=sys.stderr, flush=True)
-
-
-def masked(text: str) -> str:
-    """A text in which no address tells user and password.
-
-    >>> masked("no answer from https://me:secret@tracker.example/x")
-    'no answer from https://***@tracker.example/x'
-    """
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 class Tracker:

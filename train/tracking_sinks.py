@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from train.artifacts import RunFolder, read_json, write_json
-from train.tracking import Description, Point, Sink, masked
+from train.masking import masked
+from train.tracking import Description, Point, Sink
 
 EXPERIMENT = "fieldcraft"
 POINTS_PER_REQUEST = 1000

@@ -6,7 +6,7 @@ layer. `without_trunk` and `injected_states` then let the layers above run alone
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 
 from train.adapt import transformer_layers
 from train.cost import TRUNK_BATCH_TOKENS
+from train.model import attention_by
 
 
 def first_trained_layer(model: PreTrainedModel) -> int:
@@ -103,22 +104,15 @@ def compute_states(
             mark()
 
 
-@contextmanager
-def _grouped_attention(model: PreTrainedModel) -> Iterator[None]:
+def _grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """On a CPU, let attention read keys and values of few heads as they are.
 
     transformers' sdpa copies them for every query head where there is a mask, because CUDA's kernels want that. Here
     every row of a batch has the prefix's keys and values, and those copies took a fifth of the whole pass.
     """
-    configured = model.config._attn_implementation
-    if configured != "sdpa" or model.device.type != "cpu":
-        yield
-        return
-    model.set_attn_implementation(GROUPED_SDPA)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(configured)
+    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
+        return nullcontext()
+    return attention_by(model, GROUPED_SDPA)
 
 
 def _grouped_sdpa(
@@ -156,10 +150,11 @@ def _batches(rows: Sequence[Sequence[int]], layout: Layout, share: range) -> Ite
         yield batch
 
 
-KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+"""Of one layer: two tensors [1, key heads, prefix tokens, head_size]."""
 
 
-def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Tensor) -> KeysAndValues:
+def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Tensor) -> list[KeysAndValues]:
     """Run the shared prefix once; keep its states, and its keys and values for the rows that go on from it."""
     if not prefix:
         return []
@@ -170,7 +165,7 @@ def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Te
 
 
 def _trunk(
-    model: PreTrainedModel, ids: torch.Tensor, lengths: list[int], prefix: KeysAndValues, prefix_tokens: int
+    model: PreTrainedModel, ids: torch.Tensor, lengths: list[int], prefix: list[KeysAndValues], prefix_tokens: int
 ) -> torch.Tensor:
     """Hidden states [rows, tokens, hidden_size] of rows that all follow the prefix; what is padding is garbage."""
     num_rows, num_tokens = ids.shape

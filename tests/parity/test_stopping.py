@@ -2,17 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from train.artifacts import verify_manifest
+from tests.chaos.storm import assert_same_run
+from tests.forked_ranks import free_port
+from train.artifacts import RunFolder, verify_manifest
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120
@@ -46,23 +45,13 @@ def end(process):
 def undisturbed(run, tmp_path_factory):
     folders = {}
     for name, arguments in (("cached", CACHED), ("plain", TWO_RANKS)):
-        folders[name] = tmp_path_factory.mktemp(name)
-        finished = run("train", *arguments, f"output.dir={folders[name]}")
+        folders[name] = RunFolder(tmp_path_factory.mktemp(name))
+        finished = run("train", *arguments, f"output.dir={folders[name].root}")
         assert finished.returncode == 0, finished.stderr
     return folders
 
 
-def assert_same_run(history, one, other):
-    for kind in ("step", "evaluation", "epoch"):
-        exact = [(record["step"], record.get("loss"), record.get("learning_rate")) for record in history(one, kind)]
-        assert [(r["step"], r.get("loss"), r.get("learning_rate")) for r in history(other, kind)] == exact
-    for name in ("checkpoints/best.safetensors", "best_model/model.safetensors"):
-        weights, others = load_file(one / name), load_file(other / name)
-        assert weights.keys() == others.keys()
-        assert all(torch.equal(weights[key], others[key]) for key in weights)
-
-
-def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, history, run, tmp_path):
+def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, run, tmp_path):
     arguments = (*CACHED, f"output.dir={tmp_path}")
     process = start(*arguments)
     await_step(process, 1)
@@ -83,10 +72,10 @@ def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, history, run
     finished = run("train", *arguments)
     assert finished.returncode == 0, finished.stderr
     assert "checkpoint-8" in finished.stdout
-    assert_same_run(history, undisturbed["cached"], tmp_path)
+    assert_same_run(RunFolder(tmp_path), undisturbed["cached"])
 
 
-def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, history, run, tmp_path):
+def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, run, tmp_path):
     process = start(*TWO_RANKS, f"output.dir={tmp_path}")
     await_step(process, 2)
     process.send_signal(signal.SIGINT)  # to the launcher, which passes it on
@@ -95,10 +84,7 @@ def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, history, ru
     assert error.count("saved. Start again to go on.") == 2
     assert "Traceback" not in error
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [start(*PLAIN, f"output.dir={tmp_path}", RANK=str(rank), **meet) for rank in range(2)]
     await_step(ranks[0], 7)
     ranks[1].send_signal(signal.SIGTERM)
@@ -108,10 +94,10 @@ def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, history, ru
 
     finished = run("train", *TWO_RANKS, f"output.dir={tmp_path}")
     assert finished.returncode == 0, finished.stderr
-    assert_same_run(history, undisturbed["plain"], tmp_path)
+    assert_same_run(RunFolder(tmp_path), undisturbed["plain"])
 
 
-def test_stopped_while_publishing(undisturbed, history, run, tmp_path):
+def test_stopped_while_publishing(undisturbed, run, tmp_path):
     process = start(*CACHED, f"output.dir={tmp_path}")
     await_step(process, 12)
     while '"phase": "publication"' not in (tmp_path / "status.json").read_text():
@@ -124,7 +110,7 @@ def test_stopped_while_publishing(undisturbed, history, run, tmp_path):
     assert not (tmp_path / "best_model").exists()
     finished = run("train", *CACHED, f"output.dir={tmp_path}")
     assert finished.returncode == 0, finished.stderr
-    assert_same_run(history, undisturbed["cached"], tmp_path)
+    assert_same_run(RunFolder(tmp_path), undisturbed["cached"])
 
 
 def test_checkpoints_by_the_clock(run, tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 
-from train.config import ENVIRONMENT, field_names, recipe_names, resolve_config
+from train.config import ENVIRONMENT, field_names, resolve_config
 from train.failure import ConfigError
+from train.yaml_settings import recipe_names
 
 
 def resolve(*overrides, recipe="laptop", environment=None):

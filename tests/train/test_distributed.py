@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -8,17 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked_ranks import free_port
 from train.config import DistributedConfig
 from train.distributed import Topology, _compare, check_world_size, read_topology
 from train.failure import BadDataError, ConfigError, ModelError, PeerLostError
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_no_environment_is_one_process():

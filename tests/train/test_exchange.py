@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.forked_ranks import free_port
 from train import exchange
 from train.bandwidth import this_cpu
 from train.failure import ConfigError
@@ -66,9 +66,7 @@ ranks.leave()
 
 @pytest.fixture(scope="module")
 def both_ranks():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],

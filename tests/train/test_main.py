@@ -3,7 +3,6 @@
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from data.dataset import write_dataset
 from data.schema import Example, Message
+from tests.forked_ranks import free_port
 from train.artifacts import RunFolder, is_published, verify_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -148,10 +148,7 @@ def test_an_output_folder_that_cannot_be_made(run, tmp_path):
 
 
 def test_a_lone_rank_gives_up_in_time_naming_the_missing(run, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    alone = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    alone = {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     finished = run("train", "smoke", f"output.dir={tmp_path}", "distributed.rendezvous_timeout_seconds=3", **alone)
     assert finished.returncode == 203
     assert "waited 3 s for all 4 ranks (rendezvous), but rank 1, 2, 3 did not come" in finished.stderr

@@ -172,7 +172,7 @@ def test_a_plan_for_people_says_what_cannot_be_done_and_what_does_not_fit(run):
     small = ("--device", "cpu", "--device-memory", "0.05", "--gpus", "1,2")
     planned = run("train", "plan", "smoke", *tied, *small, COLUMNS="200")
     assert planned.returncode == 0, planned.stderr
-    assert "no: switched off" in planned.stdout
+    assert "no: speed.prefix_sharing=off" in planned.stdout
     assert "no: it needs prefix sharing" in planned.stdout
     assert "the run does not fit" in planned.stdout
     assert "8 rows a step on any number of devices, 8 at a time until batch_size=auto is measured" in planned.stdout

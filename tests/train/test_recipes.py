@@ -2,8 +2,9 @@
 
 import pytest
 
-from train.config import RECIPES, recipe_names, resolve_config
+from train.config import resolve_config
 from train.dry_run import print_dry_run
+from train.yaml_settings import RECIPES, recipe_names
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

@@ -81,6 +81,12 @@ def test_a_tracker_that_stays_down_is_named_once_and_its_loss_counted(capsys, mo
     assert "3 numbers were not delivered" in lines[1]
 
 
+def test_a_warning_shows_no_secret(capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
+    tracking.warn("mlflow: correct-horse was refused by https://me:p@ss@tracker.example/x")
+    assert capsys.readouterr().err == "warning: tracking: mlflow: *** was refused by https://***@tracker.example/x.\n"
+
+
 def test_a_tracker_that_hangs_does_not_hold_up_training(folder, capsys, monkeypatch):
     monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.2)

@@ -8,12 +8,11 @@ from typing import Any
 from data.tokenizer import EMBEDDED_MODEL
 from train.artifacts import RunFolder, read_json
 from train.failure import ConfigError
+from train.model_card import EMBEDDED_HUB_ID
 from train.report.charts import Chart, Series, curve_with_trend, layout, short_number
 from train.words import human_bytes, human_seconds
 
 Record = dict[str, Any]
-
-EMBEDDED_MODEL_TITLE = "SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,16 @@ def page_facts(files: RunFiles) -> Record:
     }
 
 
-def model_title(config: Record) -> str:
+def base_title(config: Record) -> str:
     """The base model as people call it."""
     model = config["model"]
     if model.get("random_init"):
         return f"a {model['random_init'].get('model_type', 'model')} with random weights"
-    return EMBEDDED_MODEL_TITLE if model["name"] == EMBEDDED_MODEL else Path(model["name"]).name
+    return Path(EMBEDDED_HUB_ID if model["name"] == EMBEDDED_MODEL else model["name"]).name
 
 
 def title(files: RunFiles) -> str:
-    name = model_title(files.config["config"])
+    name = base_title(files.config["config"])
     rows = files.summary.get("data", {}).get("train_rows")
     return f"{name[0].upper()}{name[1:]}, tuned on {rows:,} rows" if rows else f"Tuning {name}"
 
@@ -186,10 +185,9 @@ def charts(files: RunFiles) -> list[Chart]:
 
     def trained_and_validated(name: str) -> list[Series]:
         validation = of(evaluations, name)
-        line = Series("validation", validation, "second")
         return [
             *curve_with_trend("training", of(steps, name)),
-            line,
+            Series("validation", validation, "second"),
             Series("validation", validation, "second", "dots"),
         ]
 
@@ -245,7 +243,7 @@ def topics(files: RunFiles) -> Record | None:
 
 
 def phases(files: RunFiles) -> list[Record]:
-    """Seconds of each phase of the last start, longest last phases included, with their shares."""
+    """Seconds of each phase of the last start, in order, and their shares of the whole."""
     seconds: Record = files.summary.get("seconds", {})
     total = sum(seconds.values()) or 1.0
     return [
