@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from train.adapt import ParameterCount
 from train.artifacts import RunFolder, write_json
+from train.batched_generation import answer_prompts, question_prompts
 from train.config import AUTO_BATCH, ResolvedConfig, RunConfig
 from train.failure import Phases
-from train.generation import answer_all, comparison
+from train.generation import Answer, comparison
 from train.generation_settings import GenerationSettings
 from train.metrics import Recorder, peak_memory_bytes
 from train.model import load_model, pick_attention, pick_device, pick_precision
@@ -60,11 +61,16 @@ def write_demo(
 ) -> None:
     """Ask the published model and the original one, both freshly loaded, the demo questions."""
     settings = GenerationSettings(max_new_tokens=config.output.max_new_tokens)
-    published, published_tokenizer = load_published(folder.best_model, tuned)
-    tuned_answers = answer_all(published, published_tokenizer, data.demo_questions, data.system_prompt, settings)
-    del published
-    original = load_model(config, tokenizer)
-    original_answers = answer_all(original, tokenizer, data.demo_questions, data.system_prompt, settings)
+
+    def answers_of(model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase") -> list[Answer]:
+        if model.device.type == "cpu":
+            model.float()  # then one batch gives every question the answer it gets alone
+        prompts = question_prompts(tokenizer, data.demo_questions, data.system_prompt)
+        answers: list[Answer] = answer_prompts(model, tokenizer, prompts, settings).answers
+        return answers
+
+    tuned_answers = answers_of(*load_published(folder.best_model, tuned))
+    original_answers = answers_of(load_model(config, tokenizer), tokenizer)
     models = {"original": config.model.name, "tuned": str(folder.best_model)}
     write_json(folder.demo, comparison(data.demo_questions, original_answers, tuned_answers, settings, models))
 
