@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from train.artifacts import RunFolder
 from train.config import ResolvedConfig, resolve_config
-from train.failure import ConfigError, ExitCode, Phases, report_failure
+from train.failure import ConfigError, ExitCode, Phases, exit_code_of, report_failure
 from train.guards import guarded
 from train.launch import launch, plan_launch
 from train.yaml_settings import recipe_names
@@ -145,7 +145,7 @@ def reporting(phase: str, command: Callable[[], None]) -> int:
 
 def execute(arguments: list[str], *, dry_run: bool, preflight: bool, nproc: int | None) -> int:
     """Do what the command line asks; returns the exit code, every failure reported. Libraries load only when needed."""
-    phases, folder = Phases(), None
+    phases, folder, resolved = Phases(), None, None
     try:
         resolved = resolve(arguments, nproc)
         folder = None if preflight else resolved.config.output.dir
@@ -163,8 +163,20 @@ def execute(arguments: list[str], *, dry_run: bool, preflight: bool, nproc: int 
         run_rank(resolved, phases)
     except (Exception, KeyboardInterrupt) as error:
         rank = int(os.environ.get("RANK") or 0)
-        return report_failure(error, phase=phases.current, rank=rank, run_folder=folder)
+        explained = with_advice(error, resolved, phases.current)
+        return report_failure(explained, phase=phases.current, rank=rank, run_folder=folder)
     return ExitCode.DONE
+
+
+def with_advice(error: BaseException, resolved: ResolvedConfig | None, phase: str) -> BaseException:
+    """A failure for want of memory with what would help this configuration; any other as it is."""
+    if resolved is None or exit_code_of(error) is not ExitCode.MEMORY:
+        return error
+    try:
+        from train.memory_advice import advised
+    except Exception:  # not even memory to load it
+        return error
+    return advised(error, resolved.config, phase)
 
 
 def resolve(arguments: list[str], nproc: int | None) -> ResolvedConfig:

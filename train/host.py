@@ -3,7 +3,9 @@
 import ctypes
 import getpass
 import os
+import resource
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -34,8 +36,8 @@ def keep_freed_memory() -> None:
 
 
 def available_memory_bytes(cgroup: Path = CGROUP) -> int:
-    """Host memory this process can still get: what the machine has left, or less where a container limits it."""
-    available: int = psutil.virtual_memory().available
+    """Host memory this process can still get: what the machine has left, or what a container or ulimit -v allows."""
+    available: int = min(psutil.virtual_memory().available, _address_space_left_bytes())
     for limit_name, usage_name in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -44,6 +46,12 @@ def available_memory_bytes(cgroup: Path = CGROUP) -> int:
         if limit is not None and usage is not None:
             available = min(available, max(0, limit - usage))
     return available
+
+
+def _address_space_left_bytes() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    held: int = psutil.Process().memory_info().vms
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(0, limit - held)
 
 
 def _number(path: Path) -> int | None:

@@ -22,15 +22,15 @@ from train.failure import ConfigError, MemoryShortError, ModelError, StorageErro
 from train.host import (
     SHARED_MEMORY,
     VolumeSpeed,
-    available_memory_bytes,
     free_bytes,
     prove_volume,
     shared_memory_bytes,
     user_name,
 )
 from train.label_loss import score_batch
+from train.memory_advice import device_memory, memory_remedy
 from train.model import load_model, load_tokenizer, pick_device, pick_precision
-from train.plan import fit_of
+from train.plan import MEMORY_LIMIT, fit_of
 from train.resume import checkpoint_bytes, decide_beginning, run_identity
 from train.sft_options import make_sft_config, refuse_nonsense, sft_options
 from train.sizing import GIB, RunSizes, run_sizes
@@ -165,18 +165,8 @@ def memory(facts: Facts) -> str | Warned:
     numbers = f"about {needed / GIB:.1f} GiB needed (estimate), {free / GIB:.1f} GiB free on {where}"
     fit = fit_of(needed, free)
     if fit == "does not fit":
-        raise MemoryShortError(
-            numbers, "Halve optim.batch_size and double optim.accumulation_steps, or lower data.max_length_tokens."
-        )
+        raise MemoryShortError(numbers, memory_remedy(facts.config, facts.topology, MEMORY_LIMIT * free))
     return Warned(numbers, "Tight: a smaller optim.batch_size leaves room.") if fit == "tight" else numbers
-
-
-def device_memory(topology: Topology) -> tuple[int, str]:
-    """Free bytes for this rank, and where."""
-    if torch.cuda.is_available():
-        index = topology.local_rank % torch.cuda.device_count()
-        return torch.cuda.mem_get_info(index)[0], torch.cuda.get_device_name(index)
-    return available_memory_bytes() // topology.local_world_size, "the host, per rank"
 
 
 def precision(facts: Facts) -> str | Warned:

@@ -103,7 +103,7 @@ def _trains(module: torch.nn.Module) -> bool:
 
 
 def memory_estimate_bytes(config: RunConfig, shape: ModelShape, parameters: ParameterCount, world_size: int) -> float:
-    """Rough peak of one device on the plain path, rows of `max_length_tokens`, a quarter of them labels."""
+    """Rough peak of one device, with rows of `max_length_tokens` and a quarter of them labels; plain path or cached."""
     tokens = config.optim.batch_size * config.data.max_length_tokens
     return memory_bytes(
         shape,
@@ -112,4 +112,5 @@ def memory_estimate_bytes(config: RunConfig, shape: ModelShape, parameters: Para
         num_trainable=parameters.num_trainable,
         element_bytes=torch.finfo(pick_precision(config.model)).bits // 8,
         num_ranks=world_size,
+        cached=config.speed.activation_cache == "on",
     )

@@ -27,7 +27,7 @@ def human_bytes(num_bytes: float) -> str:
     return f"{num_bytes / size:.3g} {unit}" if num_bytes >= 100 * size else f"{num_bytes / size:.2f} {unit}"
 
 
-_BYTES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+_BYTES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
 def utc_now() -> str:
