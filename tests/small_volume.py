@@ -11,8 +11,8 @@ import pytest
 
 @contextmanager
 def small_volume(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a tmpfs at `folder`; skips the test where that is not allowed (it takes root)."""
-    folder.mkdir()
+    """Mount a tmpfs at `folder`, made where it is missing; skips the test where that is not allowed (it takes root)."""
+    folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True)
     if mounted.returncode:

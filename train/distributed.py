@@ -24,6 +24,7 @@ from train.vigil import Vigil
 
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
+RENDEZVOUS = "rendezvous"
 READ_SECONDS = 60.0
 """A rank that has come and does not read what was told for so long is lost."""
 
@@ -211,7 +212,7 @@ def join(topology: Topology, config: DistributedConfig, vigil: Vigil | None = No
         return Ranks(topology, vigil=vigil)
     _complete_environment(topology)
     ranks = Ranks(topology, _open_store(topology, config.rendezvous_timeout_seconds), vigil)
-    ranks.agree("rendezvous", {"world size": topology.world_size}, config.rendezvous_timeout_seconds)
+    ranks.agree(RENDEZVOUS, {"world size": topology.world_size}, config.rendezvous_timeout_seconds)
     if vigil is not None and ranks.store is not None:  # before the process group: its making may hang for good
         beats = dist.PrefixStore("vigil", ranks.store.clone())  # a connection of its own: it may block
         vigil.watch_peers(beats, topology.world_size, rank_0_hosts_store=not _agent_hosts_store())
@@ -232,10 +233,33 @@ def _agent_hosts_store() -> bool:
 
 
 def _open_store(topology: Topology, timeout_seconds: int) -> dist.Store:
-    """Rank 0 hosts the store, unless torch's elastic agent hosts one at the same address already."""
+    """Rank 0 hosts the store, unless torch's elastic agent hosts one at the same address already.
+
+    A rank that starts again at once may find the store of the life before, which rank 0 is the last to leave. There
+    everybody seems to have come, and the addresses are of ranks that are gone: it waits for rank 0's next life.
+    """
     hosts_it = topology.is_main and not _agent_hosts_store()
-    if not hosts_it:
+    if hosts_it:
+        return _connect(topology, timeout_seconds, hosts_it=True)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
         _wait_for_port(topology, timeout_seconds)
+        try:
+            store = _connect(topology, timeout_seconds, hosts_it=False)
+            if not store.check([f"{RENDEZVOUS} read/0"]):  # rank 0 has not seen all of us come
+                return store
+        except dist.DistNetworkError:
+            pass  # rank 0 left at this very moment
+        if time.monotonic() > deadline:
+            raise PeerLostError(
+                f"rank 0 at {topology.master_addr}:{topology.master_port} was for {timeout_seconds} s in a run that "
+                f"rank {topology.rank} had left",
+                "Rank 0 does not notice that its peer is gone; start all ranks again.",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _connect(topology: Topology, timeout_seconds: int, *, hosts_it: bool) -> dist.Store:
     store = dist.TCPStore(
         topology.master_addr,
         topology.master_port,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster.backend import Launch
-from tests.cluster.logs import LINE_BYTES
+from tests.cluster.logs import READ_BYTES
 from tests.cluster.quantities import amount
 from tests.cluster.selectors import field_at
 from tests.cluster.status import Object
@@ -104,6 +104,7 @@ class ContainerBackend:
     _scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="fieldcraft-cluster-")))
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _num_started: int = 0
+    _is_kept_up: bool = False
 
     async def has_image(self, image: str) -> bool:
         """Whether podman has it, or a registry on this very machine gives it."""
@@ -130,7 +131,18 @@ class ContainerBackend:
         uid = pod["metadata"]["uid"]
         return self._addresses.setdefault(uid, f"{self._prefix}.{FIRST_ADDRESS + len(self._addresses)}")
 
+    async def _keep_network_up(self, image: str) -> None:
+        """One container that stays: podman's DNS server ends with a network's last one, and may miss the next one."""
+        async with self._lock:
+            if not self._is_kept_up:
+                options = [f"--name={self.network}-pause", f"--label=fieldcraft-test={self.network}", "--pull=never"]
+                place = [f"--network={self.network}", *ULIMITS, "--entrypoint="]
+                await podman("run", "--detach", *options, *place, image, "sleep", "infinity")
+                self._is_kept_up = True
+
     async def start(self, launch: Launch) -> PodmanContainer:
+        address = await self.ip_of(launch.pod)
+        await self._keep_network_up(launch.container["image"])
         self._num_started += 1
         name = f"{self.network}-{launch.pod['metadata']['name']}-{self._num_started}"
         termination_log = self._scratch / name
@@ -141,7 +153,7 @@ class ContainerBackend:
             "run",
             f"--name={name}",
             f"--label=fieldcraft-test={self.network}",
-            *self._place(launch, await self.ip_of(launch.pod)),
+            *self._place(launch, address),
             *_confinement(launch.container),
             *_storage(launch, termination_log),
             *(f"--env={key}={value}" for key, value in launch.environment.items()),
@@ -151,7 +163,7 @@ class ContainerBackend:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            limit=LINE_BYTES,
+            limit=READ_BYTES,
         )
         return PodmanContainer(name, process, termination_log)
 

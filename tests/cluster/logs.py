@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 POLL_SECONDS = 0.05
-LINE_BYTES = 1024**2
+READ_BYTES = 1024**2
 YES = ("true", "True", "1")
 # What the kubelet keeps of a log as a termination message, where the policy is FallbackToLogsOnError.
 FALLBACK_LINES, FALLBACK_BYTES = 80, 2048
@@ -22,9 +22,14 @@ class ContainerLog:
     is_over: bool = False
 
     async def pump(self, stream: asyncio.StreamReader) -> None:
-        """Take in a stream until its end."""
-        while line := await stream.readline():
-            self.lines.append((_nanoseconds_stamp(), line if line.endswith(b"\n") else line + b"\n"))
+        """Take in a stream until its end; what comes at once has one time stamp, as with CRI-O."""
+        rest = b""
+        while chunk := await stream.read(READ_BYTES):
+            stamp = _nanoseconds_stamp()
+            *lines, rest = (rest + chunk).split(b"\n")
+            self.lines += [(stamp, line + b"\n") for line in lines]
+        if rest:
+            self.lines.append((_nanoseconds_stamp(), rest + b"\n"))
 
     def text(self) -> str:
         return b"".join(line for _, line in self.lines).decode("utf-8", "replace")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.backend import Launch, Mount
-from tests.cluster.logs import LINE_BYTES
+from tests.cluster.logs import READ_BYTES
 from tests.cluster.status import Object
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ class ProcessBackend:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            limit=LINE_BYTES,
+            limit=READ_BYTES,
         )
         container = ProcessContainer(launch, environment, process)
         self._started.append(container)

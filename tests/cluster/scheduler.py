@@ -26,6 +26,8 @@ def choose_node(pod: Object, nodes: Sequence[Object], pods: Sequence[Object]) ->
 
 def _objections(pod: Object, node: Object, pods: Iterable[Object]) -> Iterator[str]:
     labels = node["metadata"].get("labels", {})
+    if node.get("spec", {}).get("unschedulable"):
+        yield "node(s) were unschedulable"
     for taint in node.get("spec", {}).get("taints", ()):
         if taint["effect"] != "PreferNoSchedule" and not _tolerates(pod, taint):
             yield f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"

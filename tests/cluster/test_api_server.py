@@ -136,10 +136,9 @@ def test_python_client_watches_executes_and_deletes(cluster, api_client):
             break
     assert seen[0][0] == "ADDED"
     assert seen[-1][1] == "Running"
-    command = ["sh", "-c", "echo $PYTHONUNBUFFERED"]
-    assert (
-        stream(core.connect_get_namespaced_pod_exec, "tune-master-0", NAMESPACE, command=command, stdout=True) == "1\n"
-    )
+    command = ["sh", "-c", "echo is $PYTHONUNBUFFERED"]  # client 31 reads what could be JSON as such
+    said = stream(core.connect_get_namespaced_pod_exec, "tune-master-0", NAMESPACE, command=command, stdout=True)
+    assert said == "is 1\n"
     deleted = core.delete_namespaced_pod("tune-master-0", NAMESPACE)
     assert deleted.metadata.deletion_timestamp is not None
 

@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 
 from inference.published import open_published
+from tests.chaos.storm import assert_same_run, assert_sound
 from tests.cluster.containers import ContainerBackend, why_unavailable
+from tests.cluster.kinds import CLAIM
 from tests.cluster.local_cluster import LocalCluster
+from train.artifacts import RunFolder
 
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("FIELDCRAFT_IMAGE", "")
@@ -81,6 +84,22 @@ def deploy_script(cluster: LocalCluster, *arguments: str) -> subprocess.Complete
     return subprocess.run(script, stdin=subprocess.DEVNULL, **options)
 
 
+@pytest.fixture(scope="module")
+def earlier_runs() -> list[RunFolder]:
+    """What the tests before have trained, on volumes that outlive their clusters."""
+    return []
+
+
+def check_run(cluster: LocalCluster, earlier_runs: list[RunFolder]) -> None:
+    """What lies on the volume is whole, and bit for bit what the same job came to before, whatever happened to it."""
+    [claim] = cluster.select(CLAIM, NAMESPACE)
+    folder = RunFolder(cluster.folder_of(NAMESPACE, claim["metadata"]["name"]) / JOB)
+    assert_sound(folder)
+    for earlier in earlier_runs:
+        assert_same_run(folder, earlier)
+    earlier_runs.append(folder)
+
+
 def restarts(cluster: LocalCluster) -> dict[str, int]:
     return {
         pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
@@ -99,7 +118,7 @@ def check_fetched(folder: Path) -> None:
     assert answered.stdout.strip()
 
 
-def test_from_checkout_to_model_and_back(cluster, registry, tmp_path, capsys):
+def test_from_checkout_to_model_and_back(cluster, registry, earlier_runs, tmp_path, capsys):
     start = time.monotonic()
     build = ["--base-image", "localhost/fieldcraft-test-base:bookworm", "--base-model", "embedded", "--tool", "buildah"]
     place = ["--registry", registry, "--tag", "e2e", "--fetch", str(tmp_path / "fetched")]
@@ -112,12 +131,13 @@ def test_from_checkout_to_model_and_back(cluster, registry, tmp_path, capsys):
     assert len(images) == 1
     assert images.pop().startswith(f"{registry}/fieldcraft@sha256:")
     check_fetched(tmp_path / "fetched")
+    check_run(cluster, earlier_runs)
     with capsys.disabled():
         print(f"\nfrom checkout to fetched model with 4 pods: {time.monotonic() - start:.0f} s")
 
 
-def test_a_worker_that_is_killed_does_not_end_the_job(cluster, tmp_path, capsys):
-    """SIGKILL for one container in mid-training: all ranks leave, restart in place, meet again and finish."""
+def test_a_worker_that_is_killed_does_not_end_the_job(cluster, earlier_runs, tmp_path, capsys):
+    """SIGKILL for one container in mid-training: all ranks leave, restart in place, meet again and end bit-equal."""
     start = time.monotonic()
     killed = threading.Event()
 
@@ -135,6 +155,7 @@ def test_a_worker_that_is_killed_does_not_end_the_job(cluster, tmp_path, capsys)
     assert all(count >= 1 for count in restarts(cluster).values()), restarts(cluster)
     assert cluster.wait_for_end(NAMESPACE, JOB) == "Succeeded"
     check_fetched(tmp_path / "fetched")
+    check_run(cluster, earlier_runs)
     with capsys.disabled():
         print(f"\nthe same with a worker killed: {time.monotonic() - start:.0f} s, restarts {restarts(cluster)}")
 

@@ -100,6 +100,25 @@ def test_a_rank_with_other_data_is_named_by_all():
     assert all("rank 1 differs from rank 0 in data: 1 against 0" in error for error in errors)
 
 
+def test_a_rank_that_is_back_before_rank_0_has_left_waits_for_its_next_life():
+    """Killed, and started again while rank 0 still hosts the store in which all had met; another peer is gone."""
+    port = free_port()
+    old = [rank_process("print('met', flush=True)\nimport time\ntime.sleep(60)\n", rank, port, 3) for rank in range(3)]
+    assert [process.stdout.readline() for process in old] == ["met\n"] * 3
+    for process in old[1:]:
+        process.kill()
+    early = rank_process("print('met')\nranks.leave()\n", 2, port, 3, timeout_seconds=60)
+    with pytest.raises(subprocess.TimeoutExpired):
+        early.wait(6)
+    old[0].kill()
+    new = [rank_process("ranks.leave()\n", rank, port, 3, timeout_seconds=60) for rank in (0, 1)]
+    outputs = [process.communicate(timeout=60) for process in [early, *new]]
+    assert [process.returncode for process in [early, *new]] == [0, 0, 0], outputs
+    assert outputs[0][0] == "met\n"
+    for process in old:
+        process.communicate()
+
+
 @pytest.mark.parametrize(("rank", "says"), [(0, "rank 1 did not come"), (1, "could not reach rank 0 at 127.0.0.1")])
 def test_waiting_for_peers_is_bounded(rank, says):
     started = time.monotonic()
