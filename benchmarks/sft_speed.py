@@ -1,7 +1,7 @@
 """What one fine-tuning run costs, five ways, on the same rows in the same order.
 
-    python -m benchmarks.sft_speed --json speed.json --plot docs/sft_speed.png
-    python -m benchmarks.sft_speed --rows 256 --only stock_label_head,shared,shared_cached
+    python -m benchmarks.sft_speed --json speed.json --plot docs/images/sft_speed.png
+    python -m benchmarks.sft_speed --rows 256 --epochs 4 --only stock_label_head,shared,shared_cached
 
 Every variant is a process of its own. They take turns, one optimizer step each, and only the process whose turn it is
 computes, so whatever else the machine does falls on all of them alike. A variant's time is the sum of its turns: the
@@ -28,7 +28,9 @@ from benchmarks.sft_variants import MICRO_BATCH, VARIANTS, Precision, Task, work
 from train.config import REPOSITORY
 from train.launch import usable_cores
 
+REAL_SET = REPOSITORY.parent / "shared" / "data" / "practical_skills_qa.parquet"
 BAKED_IN_SET = REPOSITORY / "data" / "qa_dataset.parquet"
+DATASET = REAL_SET if REAL_SET.is_file() else BAKED_IN_SET
 MOST_SECONDS_A_TURN = 900
 MIB = 2**20
 
@@ -66,6 +68,7 @@ def measure(names: Sequence[str], task: Task, console: Console) -> dict[str, Res
     for name in names:  # one after the other, so that not all load at once
         connections[name], theirs = context.Pipe()
         context.Process(target=work, args=(name, task, theirs), daemon=True).start()
+        theirs.close()  # so that the end of the process is the end of the pipe
         cpu_seconds[name] = _receive(connections[name], name)
     running = list(names)
     with console.status("loading") as status:
@@ -210,11 +213,13 @@ def plot(found: dict[str, Any], file: Path) -> None:
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="Training rows.")] = 64,
-    epochs: Annotated[int, typer.Option(help="Epochs.")] = 4,
+    rows: Annotated[int, typer.Option(help="Training rows.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Epochs.")] = 3,
     effective_batch: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 32,
     precision: Annotated[Precision, typer.Option(help="For all variants.")] = "fp32",
-    dataset: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="A built data set.")] = BAKED_IN_SET,
+    dataset: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, resolve_path=True, help="A built data set.")
+    ] = DATASET,
     only: Annotated[str, typer.Option(help="Variants, separated by commas.")] = ",".join(VARIANTS),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw rows per second here.")] = None,
