@@ -51,7 +51,8 @@ check: .venv/installed  ## lint, format and types
 
 audit: .venv/installed  ## bandit and checkov (where CHECKOV names it), known holes in what is installed
 	$(PY) -m pytest -q tests/test_security.py tests/deploy/test_checkov.py
-	$(PY) -m pip_audit --local --skip-editable
+	$(PY) -m pip list --format=freeze --exclude-editable | sed 's/+.*//' >.venv/installed.txt  # PyPI knows no +cpu
+	$(PY) -m pip_audit --strict --no-deps --disable-pip --requirement .venv/installed.txt $(ARGS)
 
 format: .venv/installed  ## let ruff format and fix
 	$(PY) -m ruff format .

@@ -173,9 +173,9 @@ class Cluster:
 
     def log_lines(self, pod: str, *, container: str, follow: bool, tail: int | None = None) -> Iterator[str]:
         """Lines of a container's log; a lost connection is taken up again where it broke, without a line twice."""
-        last_seen = ""
+        place = _LogPlace()
         while True:
-            since = {"sinceTime": last_seen} if last_seen else {"tailLines": str(tail)} if tail is not None else {}
+            since = {"sinceTime": place.stamp} if place.stamp else {"tailLines": str(tail)} if tail is not None else {}
             query = {"container": container, "timestamps": "true", **({"follow": "true"} if follow else {}), **since}
             response = self._request(
                 "get", f"{self._path('Pod', pod)}/log", query=query, timeout=(CONNECT_SECONDS, None)
@@ -183,15 +183,14 @@ class Cluster:
             try:
                 for line in _lines(response):
                     stamp, text = _split_stamp(line)
-                    if stamp and last_seen and stamp <= last_seen:
-                        continue
-                    last_seen = stamp or last_seen
-                    yield text
+                    if place.is_new(stamp):
+                        yield text
                 return
             except urllib3.exceptions.HTTPError as error:
                 if not follow:
                     raise _unreachable(self.host, error) from None
                 self.notice(f"the log of {pod} broke off ({_one_line(error)}); taking it up again")
+                place.take_up()
                 time.sleep(1)
             finally:
                 response.release_conn()
@@ -353,6 +352,39 @@ def _lines(response: urllib3.HTTPResponse) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace") for line in lines)
     if rest:
         yield rest.decode("utf-8", "replace")
+
+
+class _LogPlace:
+    """How far a log was read. Lines that a container writes at once may all have one time stamp (CRI-O's do).
+
+    >>> place = _LogPlace()
+    >>> [place.is_new(stamp) for stamp in ("T1", "T2", "T2")]
+    [True, True, True]
+    >>> place.take_up()
+    >>> [place.is_new(stamp) for stamp in ("T2", "T2", "T2", "T3")]  # the log again, from the last stamp on
+    [False, False, True, True]
+    """
+
+    def __init__(self) -> None:
+        self.stamp, self._num_lines = "", 0
+        self._num_to_skip = 0
+
+    def take_up(self) -> None:
+        """The log comes again, from the lines of the last stamp on."""
+        self._num_to_skip = self._num_lines
+
+    def is_new(self, stamp: str) -> bool:
+        """Whether a line was not read before, going by its stamp; one without a stamp was not."""
+        if not stamp:
+            return True
+        if self._num_to_skip and stamp <= self.stamp:
+            self._num_to_skip -= stamp == self.stamp
+            return False
+        self._num_to_skip = 0
+        if stamp != self.stamp:
+            self.stamp, self._num_lines = stamp, 0
+        self._num_lines += 1
+        return True
 
 
 def _split_stamp(line: str) -> tuple[str, str]:

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from inference.load import LoadedModel
 
 Weights = Literal["f16", "q8_0", "q4_k_m"]
-BYTES_PER_WEIGHT: dict[Weights, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 4.9 / 8}
+BYTES_PER_WEIGHT: dict[Weights, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 34 / 32}
+"""From above: llama-quantize falls back to as much as q8_0 where a row is no multiple of 256 values."""
+
 SPARE_BYTES = 64 * 2**20
 """Beside the weights: vocabulary, metadata, and what rounding up leaves."""
 

@@ -30,6 +30,7 @@ TOOL_TIMEOUT_SECONDS = 6 * 3600
 _FAILURES = (
     (r"pre-tokenizer was not recognized|_try_load_vocab|Unknown tokenizer", "it does not know this tokenizer"),
     (r"Model \S+ is not supported", "it does not know this architecture"),
+    (r"no tensor type fallback is defined", "rows of the weights are no multiple of 32 values; take f16 or q8_0"),
 )
 
 

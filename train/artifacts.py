@@ -87,6 +87,11 @@ class RunFolder:
         return self.root / "mlflow"
 
     @property
+    def aim(self) -> Path:
+        """Aim's repository, where no other was named."""
+        return self.root / "aim"
+
+    @property
     def stop(self) -> Path:
         """Made by a person: the run saves, removes this file and stops."""
         return self.root / "STOP"

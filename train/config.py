@@ -54,7 +54,8 @@ Switch = Annotated[
     Literal["auto", "on", "off"], BeforeValidator(lambda value: {True: "on", False: "off"}.get(value, value))
 ]
 Trackers = Annotated[
-    list[Literal["tensorboard", "mlflow"]], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    list[Literal["tensorboard", "mlflow", "aim"]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -190,7 +191,7 @@ class OutputConfig(Section):
     demo: bool = Field(True, description="answer the demo questions with the original and the tuned model")
     max_new_tokens: PositiveInt = Field(160, description="length limit of a demo answer")
     track: Trackers = Field(
-        [], description="trackers told of the run; MLflow at MLFLOW_TRACKING_URI, or in the run folder"
+        [], description="trackers told of the run; MLflow at MLFLOW_TRACKING_URI, Aim in AIM_REPO, or in the run folder"
     )
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
         None, description="port of Prometheus metrics, on all addresses of every rank (plus its local rank)"

