@@ -39,14 +39,12 @@ ABANDONED_SECONDS = 24 * 3600
 
 
 def refusal(model: PreTrainedModel, config: AdaptConfig) -> str | None:
-    """Why what the lower layers compute is not a constant of this run, or None."""
+    """Why what the lower layers compute is not a constant of this run, or None; noise refuses sharing already."""
     if first_trained_layer(model) == 0:
         return "the lowest layer trains"
     if model.get_input_embeddings().weight.requires_grad:
         return f"the input embedding trains (adapt.layers={config.layers}, adapt.head={config.head})"
-    settings = model.config.get_text_config().to_dict()
-    dropouts = [name for name, value in settings.items() if "drop" in name and isinstance(value, float) and value > 0]
-    return f"dropout below the cut ({', '.join(dropouts)})" if dropouts else None
+    return None
 
 
 class ActivationCache:

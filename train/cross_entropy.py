@@ -1,9 +1,9 @@
 """The cross-entropy of label tokens, in a few rows of logits at a time.
 
-torch's own makes three more arrays of the size of the logits (in fp32: the log-probabilities, their gradient, that of
-the logits), each written to memory and read again, and with tens of thousands of words that is most of a step's time
-on a CPU. Here a few rows are worked on while they are in the processor's cache, and the gradient is written over the
-logits, which nobody needs any more. Losses are bit-equal to torch's, gradients equal to rounding.
+torch's makes three more arrays of the size of the logits, in fp32 even where the logits are bf16: log-probabilities,
+their gradient, that of the logits. Here a few rows are worked on while they are in the processor's cache, and the
+gradient is written over the logits, which nobody needs any more. Losses are bit-equal to torch's, gradients equal to
+rounding. It saves memory everywhere and, with bf16 logits, time (docs/log.md).
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 CPU_BLOCK_ELEMENTS = 2**19
-"""Half a million logits in fp32, 2 MiB: what a core keeps near. Twice as many took twice the time."""
+"""Half a million logits in fp32, 2 MiB: what a core keeps near."""
 
 GPU_BLOCK_ELEMENTS = 2**26
 """256 MiB: bounds the memory, and the kernels stay few."""

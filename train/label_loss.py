@@ -16,6 +16,7 @@ from data.render import IGNORE_INDEX
 from train.cross_entropy import cross_entropy
 from train.prefix_sharing import block_mask
 from train.top_layer import last_layer_at
+from train.tree_attention import TREE_ATTENTION, with_blocks
 from train.trunk import injected_states
 
 # Configuration entries of architectures whose logits are more than `head(hidden)`: left to TRL.
@@ -73,6 +74,8 @@ def score_batch(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> La
         ends = inputs.pop("subtree_ends")
         inputs["attention_mask"] = block_mask(ends)
         mask_at_labels = block_mask(ends, positions) if len(positions) else None
+    elif model.config._attn_implementation == TREE_ATTENTION:
+        inputs["attention_mask"] = with_blocks(inputs["attention_mask"])
     with injected_states(model, inputs.pop("trunk_states", None)), last_layer_at(model, positions, mask_at_labels):
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
     return tree_scores(hidden, head, targets, weights)

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from train import sharing_refusals
 from train.label_loss import has_plain_logits
 from train.model import attention_by
+from train.tree_attention import TREE_ATTENTION
 from train.trunk import KeysAndValues, Layout
 
 SHARED_PREFIX = "shared_prefix"
@@ -30,7 +31,8 @@ _prefix: ContextVar[Sequence[KeysAndValues]] = ContextVar("prefix", default=())
 
 def sharing_is_exact(model: PreTrainedModel, longest_row_tokens: int) -> bool:
     """Whether this model's attention is the plain one, so that a prefix may be computed apart from its rows."""
-    attention = model.config._attn_implementation
+    own = model.config._attn_implementation
+    attention = "sdpa" if own == TREE_ATTENTION else own
     refused = sharing_refusals.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
     return refused is None and has_plain_logits(model)
 

@@ -21,6 +21,7 @@ from train.label_loss import has_plain_logits, score_batch
 from train.model import attention_by
 from train.prefix_sharing import PrefixSharingCollator
 from train.tokens import TrainingData
+from train.tree_attention import TREE_ATTENTION, takes_tree_attention
 from train.trunk import first_trained_layer, without_trunk
 
 if TYPE_CHECKING:
@@ -160,8 +161,11 @@ def _fast_path(
     batch = data.train.rows[: config.optim.batch_size]
     plain_tokens, shared_tokens = prefix_sharing.saving(batch)
     report = [f"speed      prefix sharing: {shared_tokens:,} tokens for {plain_tokens:,} in {len(batch)} rows"]
+    attention = TREE_ATTENTION if takes_tree_attention(model) else None
     if refused["activation_cache"]:
-        return Path(TREES, [*report, f"           no activation cache: {refused['activation_cache']}"])
+        return Path(
+            TREES, [*report, f"           no activation cache: {refused['activation_cache']}"], attention=attention
+        )
     cache, was_there = activation_cache.open_or_build(model, rows, model_fingerprint, ranks)
     num_layers, cut = len(transformer_layers(model)), first_trained_layer(model)
     state = "found" if was_there else "computed"
@@ -169,14 +173,15 @@ def _fast_path(
         f"           activation cache: {cut} of {num_layers} layers {state} for {cache.layout.num_tokens:,} tokens "
         f"in {cache.folder}"
     )
-    return Path(CachedStatesCollator(cache), report, cache)
+    return Path(CachedStatesCollator(cache), report, cache, attention)
 
 
 def _flex_attention_if_it_runs(model: PreTrainedModel, path: Path, rows: Sequence[RenderedRow], ranks: Ranks) -> Path:
     """`path` by flex_attention, if its kernels compile and run here on every rank, forward and backward."""
     flexible, problem = path.by_flex_attention(), ""
     try:
-        _summed_loss(model, flexible, rows).backward()
+        with flexible.scoring(model):  # the backward pass too: layers may be computed again in it
+            _summed_loss(model, flexible, rows).backward()
     except Exception as error:  # a compiler's, a driver's, anyone's: the same path runs without these kernels
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     model.zero_grad()

@@ -6,18 +6,18 @@ layer. `without_trunk` and `injected_states` then let the layers above run alone
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from transformers import DynamicCache, PreTrainedModel
 
 from train.adapt import transformer_layers
 from train.cost import TRUNK_BATCH_TOKENS
 from train.model import attention_by
+from train.tree_attention import TREE_ATTENTION, takes_tree_attention
 
 
 def first_trained_layer(model: PreTrainedModel) -> int:
@@ -93,7 +93,7 @@ def compute_states(
     `mark` is called after every batch.
     """
     model.eval()
-    with _grouped_attention(model):
+    with attention_by(model, TREE_ATTENTION) if takes_tree_attention(model) else nullcontext():
         prefix = _prefix_pass(model, rows[0][: layout.prefix_tokens], states)
         for batch in _batches(rows, layout, share):
             own = [torch.tensor(rows[row][layout.prefix_tokens :]) for row in batch]
@@ -102,39 +102,6 @@ def compute_states(
             for number, row in enumerate(batch):
                 states[layout.offsets[row] : layout.offsets[row + 1]] = hidden[number, : len(own[number])].cpu()
             mark()
-
-
-def _grouped_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """On a CPU, let attention read keys and values of few heads as they are.
-
-    transformers' sdpa copies them for every query head where there is a mask, because CUDA's kernels want that. Here
-    every row of a batch has the prefix's keys and values, and those copies took a fifth of the whole pass.
-    """
-    if model.config._attn_implementation != "sdpa" or model.device.type != "cpu":
-        return nullcontext()
-    return attention_by(model, GROUPED_SDPA)
-
-
-def _grouped_sdpa(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention [rows, tokens, heads, head_size] of `query` [rows, heads, tokens, head_size] to fewer key heads."""
-    is_causal = attention_mask is None and query.shape[2] > 1
-    attended = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, is_causal=is_causal, scale=scaling, enable_gqa=True
-    )
-    return attended.transpose(1, 2).contiguous(), None
-
-
-GROUPED_SDPA = "grouped_sdpa"
-AttentionInterface.register(GROUPED_SDPA, _grouped_sdpa)
-AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
 
 
 def _batches(rows: Sequence[Sequence[int]], layout: Layout, share: range) -> Iterator[list[int]]:

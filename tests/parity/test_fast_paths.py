@@ -1,6 +1,8 @@
 """Prefix sharing and the activation cache against the plain path, step by step, through the command line."""
 
+import itertools
 import json
+import random
 import re
 import statistics
 
@@ -87,9 +89,9 @@ def test_where_it_is_not_exact_the_plain_path_is_taken_or_the_run_refused(run, t
 # --- other architectures, other rows ---------------------------------------------------------------------------------
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16}
+# Qwen2 is in test_prefix_sharing_models.py: AutoTokenizer reads any tokenizer beside it back as Qwen2's own.
 ARCHITECTURES = {
     "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1, 0]},
-    "qwen2": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2},
     "gemma3_text": {"num_key_value_heads": 2},
     "gpt_neox": {},
@@ -115,20 +117,21 @@ def test_architectures(run, history, tmp_path, model_type):
     assert "2 of 4 layers computed" in said
 
 
+def words(seed):
+    """Eight words that no other seed gives."""
+    chance = random.Random(seed)
+    return " ".join("".join(chance.choices("aeioubdklmnrst", k=6)) for _ in range(8)) + "."
+
+
 @pytest.fixture(scope="module")
 def chats(run, tmp_path_factory):
     """A data set of conversations of one to three turns, some of which begin alike."""
     folder = tmp_path_factory.mktemp("chats")
-    rows = [
-        {
-            "messages": [
-                {"role": role, "content": f"{role} {number % 5 if turn < 2 else number} says thing {turn}."}
-                for turn in range(1 + number % 3)
-                for role in ("user", "assistant")
-            ]
-        }
-        for number in range(45)
-    ]
+    rows = []
+    for number in range(45):
+        contents = [words(number % 15 if turn == 0 else 100 * number + turn) for turn in range(2 + 2 * (number % 3))]
+        roles = itertools.cycle(("user", "assistant"))
+        rows.append({"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     built = run("data", "build", str(folder / "rows.jsonl"), "--output", str(folder / "chats.parquet"))
     assert built.returncode == 0, built.stderr
@@ -142,5 +145,5 @@ def test_conversations_of_several_turns(run, history, tmp_path, chats):
 
 @pytest.mark.slow
 def test_rows_cut_at_the_maximum_length(run, history, tmp_path):
-    said = run_both(run, history, tmp_path, "data.max_length_tokens=310", "data.max_truncated_fraction=0.9")
+    said = run_both(run, history, tmp_path, "data.max_length_tokens=400", "data.max_truncated_fraction=0.95")
     assert not re.search(r"\(0 cut", said)

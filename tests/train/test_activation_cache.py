@@ -186,7 +186,6 @@ def test_refusals():
     everything = tiny()
     everything.requires_grad_(True)
     assert refusal(everything, AdaptConfig(layers="all")) == "the lowest layer trains"
-    assert "attention_dropout" in refusal(tiny(attention_dropout=0.1), AdaptConfig())
 
 
 def test_only_the_head_trains():
