@@ -31,6 +31,8 @@ from rich.console import Console
 from benchmarks.sft_speed import machine
 from train.artifacts import RunFolder
 from train.config import REPOSITORY, resolve_config
+from train.failure import ConfigError
+from train.yaml_settings import recipe_path
 
 EPOCHS = 4
 MOST_SECONDS_A_TURN = 1200
@@ -144,6 +146,12 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
     """Time checkpoints within runs of a recipe."""
+    if steps % EPOCHS:
+        raise typer.BadParameter(f"{steps} is no multiple of {EPOCHS}", param_hint="--steps")
+    try:
+        recipe_path(recipe)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--recipe") from None
     console, settings, kinds = Console(highlight=False, soft_wrap=True), settings_of(recipe, steps), (steps // 2, steps)
     turns: dict[int, list[Turn]] = {kind: [] for kind in kinds}
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,9 @@ import torch
 
 from inference.load import LoadedModel
 from inference.soundness import num_equal
+from train.batched_generation import answer_prompts, question_prompts
 from train.failure import ModelError
-from train.generation import answer_all, question_conversation
+from train.generation import question_conversation
 from train.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def prove(file: Path, weights: str, loaded: LoadedModel, questions: Sequence[str
         ModelError: llama.cpp cannot load the file, sees other prompts, or answers as another model would.
     """
     model, tokenizer = loaded.model.float(), loaded.tokenizer
-    answers = answer_all(model, tokenizer, questions, loaded.system_prompt, GenerationSettings(CHECK_TOKENS))
+    prompts = question_prompts(tokenizer, questions, loaded.system_prompt)
+    answers = answer_prompts(model, tokenizer, prompts, GenerationSettings(CHECK_TOKENS)).answers
     references = [
         Reference(question, answer.prompt_ids, answer.token_ids)
         for question, answer in zip(questions, answers, strict=True)

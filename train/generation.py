@@ -79,20 +79,6 @@ def make_answer(
     )
 
 
-def answer_all(
-    model: PreTrainedModel,
-    tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[str],
-    system_prompt: str,
-    settings: GenerationSettings,
-) -> list[Answer]:
-    """Each question answered alone: what batches (`train.batched_generation`) are equal to, and in fp32 only."""
-    return [
-        generate_answer(model, tokenizer, question_conversation(question, system_prompt), settings)
-        for question in questions
-    ]
-
-
 def comparison(
     questions: Sequence[str],
     original: Sequence[Answer],
