@@ -23,7 +23,10 @@ SILENT_BEATS = 4
 """Beats missed after which a rank is named as silent, once something has failed."""
 
 FAREWELL_SECONDS = 6.0
-"""Longest time that a failing rank gives the others to hear of it, and itself to learn who failed first."""
+"""Longest time that a failing rank gives the others to hear of it."""
+
+CULPRIT_SECONDS = 12.0
+"""Longest time that a rank which lost another takes to learn who failed first: silence shows after a few beats."""
 
 DESERTED_SECONDS = 30.0
 """Time within which a rank notices by itself that another has left, before it is made to leave."""
@@ -132,7 +135,8 @@ class Vigil:
         if self._store is None:
             return
         record = describe_failure(error, self.phases.current, self.rank)
-        self._farewell = json.dumps({"exit_code": record.exit_code, "phase": record.phase, "message": record.message})
+        told = {"exit_code": record.exit_code, "phase": record.phase, "message": record.message}
+        self._farewell = json.dumps(told | {"silent": self.silent_peers()})
         self._hurry.set()
         deadline = time.monotonic() + FAREWELL_SECONDS
         self._farewell_said.wait(FAREWELL_SECONDS / 2)
@@ -155,24 +159,29 @@ class Vigil:
     def silent_peers(self, seconds: float | None = None) -> list[int]:
         """Ranks not heard of for so long (default: a few beats), which said no farewell."""
         seconds = SILENT_BEATS * self.beat_seconds if seconds is None else seconds
-        now = time.monotonic()
-        if self._rank_0_hosts_store and self.rank != 0 and now - self._round_at > seconds:
-            gone = self.peers.get(0)
-            return [0] if gone and gone.farewell is None else []
-        return [rank for rank, peer in self.peers.items() if peer.farewell is None and now - peer.heard_at > seconds]
+        unheard = {rank: peer for rank, peer in self.peers.items() if peer.farewell is None}
+        if time.monotonic() - self._round_at > seconds:  # nobody can be heard: the store is gone, and with it its host
+            host_is_a_peer = self._rank_0_hosts_store and self.rank != 0
+            return [rank for rank in unheard if rank == 0 or not host_is_a_peer]
+        return [rank for rank, peer in unheard.items() if self._round_at - peer.heard_at > seconds]
 
     def _await_culprit(self) -> str | None:
         """Who failed first, in words: a rank that said why it failed, else one that fell silent."""
-        deadline = time.monotonic() + FAREWELL_SECONDS
+        deadline = time.monotonic() + CULPRIT_SECONDS
         while time.monotonic() < deadline:
             for rank, peer in sorted(self.peers.items(), key=lambda item: item[1].left_at):
                 if peer.farewell and peer.farewell["exit_code"] != ExitCode.PEER:
                     return f"rank {rank} left first: {peer.farewell['phase']}: {peer.farewell['message']}"
-            if silent := self.silent_peers():
+            if silent := self.silent_peers() or self._named_by_peers():
                 named = ", ".join(map(str, silent))
                 return f"rank {named} is gone: killed, frozen or out of reach, without a word"
             time.sleep(0.05)
         return None
+
+    def _named_by_peers(self) -> list[int]:
+        """Ranks that those who left had found silent; the host of the store may leave before this rank finds it too."""
+        named = {rank for peer in self.peers.values() if peer.farewell for rank in peer.farewell["silent"]}
+        return sorted(rank for rank in named if rank in self.peers and self.peers[rank].farewell is None)
 
     def _exchange_beats(self) -> None:
         number = 0

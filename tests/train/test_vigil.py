@@ -110,6 +110,22 @@ def test_a_rank_that_merely_lost_another_is_not_the_culprit(company):
     assert "rank 2 is gone" in str(vigils[0].explain(PeerLostError("lost")))
 
 
+def test_peers_of_a_dead_host_are_not_taken_for_dead_because_they_cannot_be_heard(company):
+    """Rank 2 was last heard a beat before rank 0 died: for a moment its silence is the longer one."""
+    made = company(3, beat_seconds=0.2)
+    watch = made.vigils[1]
+    made.store.frozen.set()  # as when its host is gone: no more rounds
+    watch.peers[2].heard_at = watch._round_at - 2 * watch.beat_seconds
+    assert "rank 0 is gone" in str(watch.explain(PeerLostError("lost")))
+
+
+def test_a_silent_rank_is_known_from_a_host_that_left_first(company):
+    made = company(3)
+    made.vigils[1].peers[0].farewell = {"exit_code": 203, "phase": "", "message": "rank 2 is gone", "silent": [2]}
+    made.store.frozen.set()
+    assert "rank 2 is gone" in str(made.vigils[1].explain(PeerLostError("lost")))
+
+
 def test_errors_of_our_own_stay_what_they_are(company):
     error = ConfigError("mine")
     assert company(2).vigils[0].explain(error) is error
