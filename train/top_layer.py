@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from train.adapt import transformer_layers
+from train.tree_attention import masked_at
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -79,7 +80,7 @@ class _Trimmed:
     def _picked(self, name: str, value: Any) -> Any:
         """An input of the layer, reduced to the positions: masks by query, rotations and position ids by token."""
         if name == "attention_mask" and value is not None:
-            return value[:, :, self.positions] if self.mask is None else self.mask
+            return masked_at(value, self.positions) if self.mask is None else self.mask
         if name == "position_ids" and isinstance(value, torch.Tensor):
             return value[:, self.positions]
         if name == "position_embeddings" and value is not None:

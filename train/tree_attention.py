@@ -36,7 +36,7 @@ def takes_tree_attention(model: PreTrainedModel) -> bool:
 
 
 def blocks_of(mask: torch.Tensor, block_tokens: int) -> list[Block]:
-    """The blocks of a mask [T, T], bool, True where the token of the row may see that of the column.
+    """The blocks of a mask [queries, T], bool, True where the query of the row may see the token of the column.
 
     >>> mask = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]).bool()
     >>> [block.keys.tolist() for block in blocks_of(mask, block_tokens=2)]
@@ -51,12 +51,18 @@ def blocks_of(mask: torch.Tensor, block_tokens: int) -> list[Block]:
 
 
 def with_blocks(mask: torch.Tensor) -> torch.Tensor:
-    """This mask [1, 1, T, T], telling TREE_ATTENTION its blocks.
+    """This mask [1, 1, queries, T], telling TREE_ATTENTION its blocks.
 
     They go with the mask itself, as a layer that is computed again in the backward pass is handed the same one.
     """
     mask.tree_blocks = blocks_of(mask[0, 0], BLOCK_TOKENS)
     return mask
+
+
+def masked_at(mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The rows of `mask` [1, 1, T, T] for the queries at `positions` [L] alone, in blocks if it is: [1, 1, L, T]."""
+    picked = mask[:, :, positions]
+    return with_blocks(picked) if hasattr(mask, "tree_blocks") else picked
 
 
 def _attend(
@@ -70,7 +76,7 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention [rows, T, heads, head_size] of `query` [rows, heads, T, head_size] to keys of as many heads, or fewer.
 
-    Under a mask without blocks (the trimmed last layer's, one of padded rows, none) it is torch's own. transformers'
+    Under a mask without blocks (one of padded rows, none) it is torch's own. transformers'
     copies keys and values for every query head where there is a mask, because CUDA's kernels want that.
     """
     blocks = getattr(attention_mask, "tree_blocks", None)

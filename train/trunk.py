@@ -131,12 +131,26 @@ def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Te
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
+class _PrefixCache(DynamicCache):
+    """Gives every layer the prefix's keys and values before its own, and keeps none of them: no row goes on."""
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        prefix = self.layers[layer_idx]
+        return _after(prefix.keys, keys), _after(prefix.values, values)
+
+
+def _after(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Every row's own keys or values [rows, heads, tokens, head_size], with the prefix's [1, ...] before them."""
+    return torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=-2)
+
+
 def _trunk(
     model: PreTrainedModel, ids: torch.Tensor, lengths: list[int], prefix: list[KeysAndValues], prefix_tokens: int
 ) -> torch.Tensor:
     """Hidden states [rows, tokens, hidden_size] of rows that all follow the prefix; what is padding is garbage."""
     num_rows, num_tokens = ids.shape
-    cache = DynamicCache([(k.expand(num_rows, -1, -1, -1), v.expand(num_rows, -1, -1, -1)) for k, v in prefix])
     is_own = torch.arange(num_tokens) < torch.tensor(lengths)[:, None]  # [rows, tokens]
     mask = torch.cat([torch.ones(num_rows, prefix_tokens, dtype=torch.bool), is_own], dim=1)
     return _stopped_forward(
@@ -144,8 +158,8 @@ def _trunk(
         input_ids=ids.to(model.device),
         attention_mask=mask.long().to(model.device),
         position_ids=torch.arange(prefix_tokens, prefix_tokens + num_tokens, device=model.device)[None],
-        past_key_values=cache,
-        use_cache=True,
+        past_key_values=_PrefixCache(prefix) if prefix else None,
+        use_cache=bool(prefix),
     )
 
 

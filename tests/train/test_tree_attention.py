@@ -56,9 +56,10 @@ def test_same_loss_and_gradients_as_under_the_dense_mask(model, monkeypatch, blo
     expected_loss, expected = gradients(model, DENSE, monkeypatch)
     assert not calls
     loss, found = gradients(model, IN_BLOCKS, monkeypatch)
-    num_blocks = -(-TREES(as_examples(branching_rows()))["input_ids"].shape[1] // block_tokens)
-    whole_layers = 6 if model.is_gradient_checkpointing else 2
-    assert len(calls) == whole_layers * num_blocks + (0 if model.is_gradient_checkpointing else 1)
+    batch = TREES(as_examples(branching_rows()))
+    in_layer, in_top_layer = (-(-batch[name].shape[-1] // block_tokens) for name in ("input_ids", "label_positions"))
+    # Two whole layers and the trimmed one; recomputed, three whole ones, twice.
+    assert len(calls) == (6 * in_layer if model.is_gradient_checkpointing else 2 * in_layer + in_top_layer)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)
