@@ -97,7 +97,7 @@ def test_a_failure_keeps_its_own_words_and_tells_what_was_asked_and_free():
     record = describe_failure(advised(error, config_of("laptop"), "training"), "training", 0)
     assert record.exit_code == ExitCode.MEMORY
     assert "Process 77 has 43.97 GiB memory in use (asked for 1.96 GiB, 512 MiB free on" in record.message
-    assert "optim.batch_size=4 optim.accumulation_steps=4 (" in record.remedy
+    assert "optim.batch_size=8 optim.accumulation_steps=2 (" in record.remedy
 
 
 def test_to_load_the_model_smaller_batches_are_no_help():
