@@ -145,7 +145,7 @@ def _is_path(name: str) -> bool:
 
 
 def _converted_gguf(gguf_file: Path) -> Path:
-    """Weights of a GGUF file as fp32 safetensors, de-quantised once (8 s); concurrent callers wait for the first."""
+    """Weights of a GGUF file as fp32 safetensors, de-quantised once (10 s); concurrent callers wait for the first."""
     folder = gguf_cache_dir(gguf_file) / "model"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -21,10 +21,13 @@ from train import sharing_refusals
 from train.label_loss import has_plain_logits
 from train.model import attention_by
 from train.tree_attention import TREE_ATTENTION
-from train.trunk import KeysAndValues, Layout
+from train.trunk import Layout
 
 SHARED_PREFIX = "shared_prefix"
 GROWTH_TOKENS = 64
+
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+"""Of one layer: two tensors [1, key heads, prefix tokens, head_size]."""
 
 _prefix: ContextVar[Sequence[KeysAndValues]] = ContextVar("prefix", default=())
 

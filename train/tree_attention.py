@@ -76,8 +76,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention [rows, T, heads, head_size] of `query` [rows, heads, T, head_size] to keys of as many heads, or fewer.
 
-    Under a mask without blocks (one of padded rows, none) it is torch's own. transformers'
-    copies keys and values for every query head where there is a mask, because CUDA's kernels want that.
+    Under a mask without blocks (one of padded rows, none) it is torch's own. transformers' copies keys and values for
+    every query head where there is a mask, because CUDA's kernels want that.
     """
     blocks = getattr(attention_mask, "tree_blocks", None)
     if blocks is None:

@@ -117,20 +117,6 @@ def _batches(rows: Sequence[Sequence[int]], layout: Layout, share: range) -> Ite
         yield batch
 
 
-KeysAndValues = tuple[torch.Tensor, torch.Tensor]
-"""Of one layer: two tensors [1, key heads, prefix tokens, head_size]."""
-
-
-def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Tensor) -> list[KeysAndValues]:
-    """Run the shared prefix once; keep its states, and its keys and values for the rows that go on from it."""
-    if not prefix:
-        return []
-    cache = DynamicCache()
-    ids = torch.tensor([list(prefix)], device=model.device)
-    states[: len(prefix)] = _stopped_forward(model, input_ids=ids, past_key_values=cache, use_cache=True)[0].cpu()
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
 class _PrefixCache(DynamicCache):
     """Gives every layer the prefix's keys and values before its own, and keeps none of them: no row goes on."""
 
@@ -146,8 +132,18 @@ def _after(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     return torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=-2)
 
 
+def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Tensor) -> _PrefixCache | None:
+    """Run the shared prefix, if there is one, once; keep its states, and its keys and values for the rows."""
+    if not prefix:
+        return None
+    cache = DynamicCache()
+    ids = torch.tensor([list(prefix)], device=model.device)
+    states[: len(prefix)] = _stopped_forward(model, input_ids=ids, past_key_values=cache, use_cache=True)[0].cpu()
+    return _PrefixCache([(layer.keys, layer.values) for layer in cache.layers])
+
+
 def _trunk(
-    model: PreTrainedModel, ids: torch.Tensor, lengths: list[int], prefix: list[KeysAndValues], prefix_tokens: int
+    model: PreTrainedModel, ids: torch.Tensor, lengths: list[int], prefix: _PrefixCache | None, prefix_tokens: int
 ) -> torch.Tensor:
     """Hidden states [rows, tokens, hidden_size] of rows that all follow the prefix; what is padding is garbage."""
     num_rows, num_tokens = ids.shape
@@ -158,8 +154,8 @@ def _trunk(
         input_ids=ids.to(model.device),
         attention_mask=mask.long().to(model.device),
         position_ids=torch.arange(prefix_tokens, prefix_tokens + num_tokens, device=model.device)[None],
-        past_key_values=_PrefixCache(prefix) if prefix else None,
-        use_cache=bool(prefix),
+        past_key_values=prefix,
+        use_cache=prefix is not None,
     )
 
 
