@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.sft_speed import machine
 from data.tokenizer import EMBEDDED_MODEL
 from inference.command import prepare_environment
+from train.failure import RunError
 from train.generation_settings import GenerationSettings
 
 
@@ -49,7 +50,10 @@ def main(
     from inference.evaluate import source_of
     from inference.evaluation import computing_in
 
-    loaded = computing_in(source_of(model, verify=False).load(), "fp32")
+    try:
+        loaded = computing_in(source_of(model, verify=False).load(), "fp32")
+    except RunError as error:
+        raise typer.BadParameter(str(error), param_hint="--model") from None
     prompts = some_prompts(loaded, answers)
     size = -(-len(prompts) // rounds)
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
