@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -148,10 +149,12 @@ def sha256_of(path: Path) -> str:
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write `manifest.json`: `facts`, and size and sha256 of every other file in the folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, READY)]
+    with ThreadPoolExecutor() as threads:  # hashing large files leaves the interpreter to other threads
+        hashes = list(threads.map(sha256_of, paths))
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, READY)
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, hashes, strict=True)
     }
     write_json(folder / MANIFEST, {**facts, "files": files})
 
@@ -245,16 +248,17 @@ def published_atomically(folder: Path) -> Iterator[Path]:
 
 def flush_entries(folder: Path) -> None:
     """Make sure that what was made or renamed in `folder` stays so; the content of its files is not touched."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush([folder])
 
 
 def flush_folder(folder: Path) -> None:
     """Make sure that every file below `folder` has reached the disk, and the folder's own entries too."""
-    for path in [*folder.rglob("*"), folder]:
+    flush([*folder.rglob("*"), folder])
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Make sure that the content of these files, and the entries of these folders, have reached the disk."""
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,8 @@ from train.artifacts import (
     COMMITTED,
     ManifestError,
     RunFolder,
+    flush,
     flush_entries,
-    flush_folder,
     verify_manifest,
     write_json,
     write_manifest,
@@ -138,9 +139,13 @@ def set_aside_damaged(folder: RunFolder) -> None:
 
 
 def commit(checkpoint: Path) -> None:
-    """Declare a checkpoint complete: sizes and hashes, then all of it on the disk, and the marker last."""
-    write_manifest(checkpoint, {"step": checkpoint_step(checkpoint)})
-    flush_folder(checkpoint)
+    """Declare a checkpoint complete: all of it on the disk, hashed meanwhile, then the marker."""
+    content = list(checkpoint.iterdir())
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        flushed = aside.submit(flush, content)
+        write_manifest(checkpoint, {"step": checkpoint_step(checkpoint)})  # flushes itself
+        flushed.result()
+    flush_entries(checkpoint)
     (checkpoint / COMMITTED).touch()
     flush_entries(checkpoint)
     flush_entries(checkpoint.parent)
