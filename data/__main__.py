@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -191,8 +191,7 @@ def _load_tokenizer(model: str, date: datetime | None) -> PreTrainedTokenizerBas
     try:
         return load_chat_tokenizer(model, date=date and date.date())
     except (OSError, TemplateError) as error:
-        typer.echo(f"the tokenizer of {model} cannot be loaded: {_one_line(error)}", err=True)
-        raise typer.Exit(MODEL_ERROR_EXIT_CODE) from error
+        _leave(f"the tokenizer of {model} cannot be loaded: {_one_line(error)}", MODEL_ERROR_EXIT_CODE, "model")
 
 
 def _render(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> list[RenderedRow]:
@@ -232,14 +231,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _leave(sentence: str, exit_code: int, failure_class: str) -> NoReturn:
+    """Say why in one line on stderr, in the form every program here has, and exit."""
+    typer.echo(f"error: {sentence} [exit {exit_code}: {failure_class}]", err=True)
+    sys.exit(exit_code)
+
+
 def main() -> None:
     """Run the command line; bad data is one line on stderr and exit code 3."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_EXIT_CODE))  # so that temporary files are removed
     try:
         app(prog_name="python -m data")
     except DataError as error:
-        typer.echo(_one_line(error), err=True)
-        sys.exit(DATA_ERROR_EXIT_CODE)
+        _leave(_one_line(error), DATA_ERROR_EXIT_CODE, "data")
     except BrokenPipeError:  # `... | head` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -247,8 +251,7 @@ def main() -> None:
         where = error.filename or "the output"
         reason = os.strerror(error.errno) if error.errno else _one_line(error)
         remedy = "Free space there, or write elsewhere."
-        typer.echo(f"{where} cannot be written ({reason}). {remedy}", err=True)
-        sys.exit(STORAGE_ERROR_EXIT_CODE)
+        _leave(f"{where} cannot be written ({reason}). {remedy}", STORAGE_ERROR_EXIT_CODE, "storage")
 
 
 if __name__ == "__main__":

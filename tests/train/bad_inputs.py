@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.tokenizer import load_chat_tokenizer
 from tests.train.forked_commands import ROOT, Commands, Finished
 from train.artifacts import READY, write_manifest
 
@@ -59,9 +60,13 @@ def rows(count: int) -> str:
     return "".join(json.dumps(row) + "\n" for row in texts)
 
 
-def model(**files: str) -> Prepare:
+def model(*, tokenizer: bool = False, **files: str) -> Prepare:
+    """A model folder: these files (`config_json` is config.json), and if wanted the embedded model's tokenizer."""
+
     def make(folder: Path) -> None:
         (folder / "m").mkdir()
+        if tokenizer:
+            load_chat_tokenizer().save_pretrained(folder / "m")
         for name, content in files.items():
             (folder / "m" / name.replace("_", ".")).write_text(content)
 
@@ -176,9 +181,16 @@ CASES = (
     # Models
     Case("model", "a folder that does not exist", 4, f"{SMOKE} model.name=/no/such/model"),
     Case("model", "a folder without a model", 4, f"{SMOKE} model.name={{dir}}/m", model()),
-    Case("model", "a broken config.json", 4, f"{SMOKE} model.name={{dir}}/m", model(config_json="{")),
-    Case("model", "an unknown architecture", 4, f"{SMOKE} model.name={{dir}}/m",
-         model(config_json='{"model_type": "none"}')),
+    Case("model", "a folder without a tokenizer", 4, f"{SMOKE} model.name={{dir}}/m",
+         model(config_json='{"model_type": "llama"}')),
+    Case("model", "a broken tokenizer.json", 4, f"{SMOKE} model.name={{dir}}/m",
+         model(config_json='{"model_type": "llama"}', tokenizer_json="{")),
+    Case("model", "a tokenizer.json of something else", 4, f"{SMOKE} model.name={{dir}}/m",
+         model(config_json='{"model_type": "llama"}', tokenizer_json="{}")),
+    Case("model", "a broken config.json", 4, f"{SMOKE} model.name={{dir}}/m model.random_init=null",
+         model(tokenizer=True, config_json="{")),
+    Case("model", "an unknown architecture", 4, f"{SMOKE} model.name={{dir}}/m model.random_init=null",
+         model(tokenizer=True, config_json='{"model_type": "none"}')),
     Case("model", "a .gguf file that is none", 4, f"{SMOKE} model.name={{dir}}/a.gguf", file("a.gguf", "none")),
     Case("model", "a .gguf file that does not exist", 4, f"{SMOKE} model.name={{dir}}/none.gguf"),
     Case("model", "a hub id without a network", 4, f"{SMOKE} model.name=owner/none"),
