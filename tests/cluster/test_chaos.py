@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -139,35 +141,35 @@ def test_a_drained_node(cluster, undisturbed, victims):
     assert_went_on(cluster)
 
 
-@pytest.mark.slow
-def test_a_volume_that_is_full_for_a_while(cluster, undisturbed):
-    """Long enough for a checkpoint to be given up; the next ones are written again."""
+@pytest.fixture
+def ballast(cluster: LocalCluster) -> Iterator[Path]:
+    """The file that fills up a job's volume; for its sake the job has just given up a checkpoint."""
     with small_volume(cluster.folder_of(NAMESPACE, CLAIM), VOLUME_MEGABYTES) as volume:
         volume.chmod(0o777)
         apply_job(cluster)
         await_in_log(cluster, "step 5/")
-        ballast = fill_up(volume)
+        file = fill_up(volume)
         await_in_log(cluster, r"checkpoint-\d+ could not be written .*; the run goes on")
-        ballast.unlink()
-        assert_ends_as_undisturbed(cluster, undisturbed)
-        assert first_steps(run_folder(cluster)) == [0]
+        yield file
 
 
 @pytest.mark.slow
-def test_all_killed_while_the_volume_is_full(cluster, undisturbed):
+def test_a_volume_that_is_full_for_a_while(cluster, undisturbed, ballast):
+    """The next checkpoints are written again."""
+    ballast.unlink()
+    assert_ends_as_undisturbed(cluster, undisturbed)
+    assert first_steps(run_folder(cluster)) == [0]
+
+
+@pytest.mark.slow
+def test_all_killed_while_the_volume_is_full(cluster, undisturbed, ballast):
     """They start again on a full volume."""
-    with small_volume(cluster.folder_of(NAMESPACE, CLAIM), VOLUME_MEGABYTES) as volume:
-        volume.chmod(0o777)
-        apply_job(cluster)
-        await_in_log(cluster, "step 5/")
-        ballast = fill_up(volume)
-        await_in_log(cluster, r"checkpoint-\d+ could not be written")
-        for victim in (MASTER, WORKER):
-            cluster.kill(NAMESPACE, victim)
-        cluster.wait_until(lambda: num_restarts(cluster, MASTER), SECONDS, "for the master's next start")
-        await_in_log(cluster, "be written .*No space left")
-        ballast.unlink()
-        assert_ends_as_undisturbed(cluster, undisturbed)
+    for victim in (MASTER, WORKER):
+        cluster.kill(NAMESPACE, victim)
+    cluster.wait_until(lambda: num_restarts(cluster, MASTER), SECONDS, "for the master's next start")
+    await_in_log(cluster, "be written .*No space left")
+    ballast.unlink()
+    assert_ends_as_undisturbed(cluster, undisturbed)
 
 
 def num_restarts(cluster: LocalCluster, name: str) -> int:
