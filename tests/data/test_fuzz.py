@@ -12,11 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data.build import BuildOptions, build
 from data.dataset import dataset_fingerprint, read_dataset
 from data.manifest import is_up_to_date, manifest_path
+from data.progress import Silent
 from data.schema import DataError, Example, parse_row
 from data.sources import Source, open_source, read_records
 
@@ -132,3 +134,25 @@ def test_any_manifest_means_build_anew(folder, content):
     manifest_path(output).write_bytes(content)
     source = Source("a.jsonl", f"sha256:{dataset_fingerprint(output)}", 1)
     assert not is_up_to_date(output, {"schema_version": 1, "sources": [source.name]})
+
+
+LINES = st.lists(
+    st.binary(max_size=30)
+    | st.dictionaries(
+        st.sampled_from(["topic", "question", "answer"]), st.text(max_size=8) | st.integers() | st.none()
+    ).map(lambda row: json.dumps(row).encode()),
+    max_size=12,
+)
+
+
+@settings(max_examples=40)
+@given(lines=LINES, name=st.sampled_from(["rows.jsonl", "rows.csv"]))
+def test_a_build_counts_every_row_or_raises_a_data_error(folder, lines, name):
+    source, output = folder / name, folder / "built.parquet"
+    source.write_bytes(b"\n".join(lines))
+    try:
+        manifest = build([str(source)], output, BuildOptions(on_error="drop", max_dropped="100%"), Silent())
+    except DataError:
+        return
+    assert manifest["rows_in"] == manifest["rows_out"] + sum(drop["count"] for drop in manifest["dropped"].values())
+    assert manifest["rows_out"] == len(read_dataset(output))

@@ -1,6 +1,9 @@
+import errno
+import os
+
 import pytest
 
-from train.artifacts import COMMITTED, RunFolder, published_atomically, write_json
+from train.artifacts import COMMITTED, MANIFEST, RunFolder, published_atomically, write_json
 from train.failure import ConfigError
 from train.resume import (
     checkpoint_step,
@@ -82,9 +85,34 @@ def test_prune_keeps_the_newest_and_removes_older_debris(folder):
     assert not (folder.checkpoints / "checkpoint-3").exists()
 
 
-def test_the_marker_is_written_last(folder):
-    path = checkpoint(folder, 4)
-    assert (path / COMMITTED).stat().st_mtime_ns >= (path / "weights").stat().st_mtime_ns
+def test_the_marker_is_written_last_when_all_else_is_on_the_disk(folder, monkeypatch):
+    path = checkpoint(folder, 4, committed=False)
+    flushed_before_the_marker, fsync = set(), os.fsync
+
+    def noted(descriptor):
+        if not (path / COMMITTED).exists():
+            flushed_before_the_marker.add(os.stat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    commit(path)
+    assert (path / COMMITTED).exists()
+    content = {(path / name).stat().st_ino for name in ("weights", MANIFEST)}
+    assert content | {path.stat().st_ino} <= flushed_before_the_marker
+
+
+def test_a_checkpoint_that_does_not_reach_the_disk_is_not_committed(folder, monkeypatch):
+    path = checkpoint(folder, 4, committed=False)
+    weights = (path / "weights").stat().st_ino
+
+    def refusing(descriptor):
+        if os.stat(descriptor).st_ino == weights:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    with pytest.raises(OSError, match="Input/output error"):
+        commit(path)
+    assert not (path / COMMITTED).exists()
 
 
 @pytest.mark.parametrize(
