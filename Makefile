@@ -50,7 +50,7 @@ check: .venv/installed  ## lint, format and types
 	$(PY) -m mypy
 
 audit: .venv/installed  ## bandit and checkov (where CHECKOV names it), known holes in what is installed
-	$(PY) -m pytest -q tests/test_security.py tests/deploy/test_checkov.py
+	$(PY) -m pytest -q tests/test_security.py tests/deploy/jobs/test_checkov.py
 	$(PY) -m pip list --format=freeze --exclude-editable | sed 's/+.*//' >.venv/installed.txt  # PyPI knows no +cpu
 	$(PY) -m pip_audit --strict --no-deps --disable-pip --requirement .venv/installed.txt $(ARGS)
 
@@ -63,7 +63,7 @@ image: data  ## build the container image (IMAGE, BASE_IMAGE, BASE_MODEL=embedde
 
 e2e: data  ## build the image and train in containers of it, through deploy-script.sh (root, podman, buildah, debootstrap)
 	FIELDCRAFT_IMAGE=$$(tests/cluster/test-image.sh) && export FIELDCRAFT_IMAGE && \
-		$(PY) -m pytest --slow tests/deploy/test_image.py tests/cluster/test_e2e.py $(ARGS)
+		$(PY) -m pytest --slow tests/deploy/test_image.py tests/drills/test_e2e.py $(ARGS)
 
 clean:  ## remove caches, not .venv and not outputs/
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -29,10 +29,10 @@ import typer
 from rich.console import Console
 
 from benchmarks.sft_speed import machine
-from train.artifacts import RunFolder
-from train.config import REPOSITORY, resolve_config
+from train.config.run_config import REPOSITORY, resolve_config
+from train.config.yaml_files import recipe_path
 from train.failure import ConfigError
-from train.yaml_settings import recipe_path
+from train.run_folder.run_folder import RunFolder
 
 EPOCHS = 4
 MOST_SECONDS_A_TURN = 1200
@@ -87,7 +87,7 @@ def take_turn(settings: Sequence[str], checkpoint_after: int, folder: Path) -> T
 def _run(settings: Sequence[str], checkpoint_after: int, folder: Path, connection: Connection) -> None:
     """In the process of one turn: the command line's own code, with a clock around what is done beside the steps."""
     from train.__main__ import execute, leave
-    from train.sft import ChatTrainer
+    from train.methods.sft import ChatTrainer
 
     turn = Turn(checkpoint_after)
     words = [*settings, f"output.checkpoint_every_steps={checkpoint_after}", f"output.dir={folder}"]

@@ -22,7 +22,7 @@ from benchmarks.sft_speed import machine
 from data.tokenizer import EMBEDDED_MODEL
 from inference.command import prepare_environment
 from train.failure import RunError
-from train.generation_settings import GenerationSettings
+from train.generation.settings import GenerationSettings
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main(
     """Time answers one by one and batched, and compare them token by token."""
     prepare_environment(offline=True)
     from inference.evaluate import source_of
-    from inference.evaluation import computing_in
+    from inference.judging.evaluation import computing_in
 
     try:
         loaded = computing_in(source_of(model, verify=False).load(), "fp32")
@@ -76,7 +76,7 @@ def main(
 
 def some_prompts(loaded: Any, number: int) -> list[list[int]]:
     """Token ids of questions of the baked-in data set, held-out ones first."""
-    from inference.held_out import held_out_rows
+    from inference.judging.held_out import held_out_rows
 
     sides = (held_out_rows(loaded, None, None, side, None) for side in ("validation", "train"))
     return [prompt for side in sides for prompt in side.prompts][:number]
@@ -86,7 +86,7 @@ def take_turns(
     loaded: Any, prompts: list[list[int]], settings: GenerationSettings, batch_size: int, *, single_first: bool
 ) -> Round:
     """Both ways on the same prompts; `single_first`: one by one has the first turn."""
-    from train.batched_generation import answer_prompts
+    from train.generation.batched import answer_prompts
 
     seconds, found = {}, {}
     for way in (1, batch_size) if single_first else (batch_size, 1):

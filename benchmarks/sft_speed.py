@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sft_variants import MICRO_BATCH, VARIANTS, Precision, Task, work
-from train.config import REPOSITORY
-from train.launch import usable_cores
+from train.config.run_config import REPOSITORY
+from train.distributed.launch import usable_cores
 
 REAL_SET = REPOSITORY.parent / "shared" / "data" / "practical_skills_qa.parquet"
 BAKED_IN_SET = REPOSITORY / "data" / "qa_dataset.parquet"

@@ -78,15 +78,15 @@ def work(name: str, task: Task, connection: Connection) -> None:
     import torch
     import transformers
 
-    from train.adapt import adapt, master_weights_in_fp32
-    from train.config import resolve_config
-    from train.distributed import Ranks, Topology
-    from train.host import keep_freed_memory
-    from train.metrics import peak_memory_bytes
-    from train.model import load_model, load_tokenizer, model_fingerprint
+    from train.batching.tokenise import load_training_data
+    from train.config.run_config import resolve_config
+    from train.distributed.group import Ranks, Topology
+    from train.distributed.machine import keep_freed_memory
+    from train.fast.choose import choose_path
+    from train.model.adapt import adapt, master_weights_in_fp32
+    from train.model.base import load_model, load_tokenizer, model_fingerprint
+    from train.monitoring.recorder import peak_memory_bytes
     from train.run import quieten_libraries
-    from train.speed import choose_path
-    from train.tokens import load_training_data
 
     quieten_libraries(is_main=False)
     keep_freed_memory()  # as a run does; the stock variants gain by it too
@@ -130,9 +130,9 @@ def _trainer(
     from transformers import PrinterCallback, TrainerCallback
     from transformers.trainer_utils import SaveStrategy
 
-    from train.artifacts import RunFolder
-    from train.sft import as_dataset, build_trainer
-    from train.sft_options import make_sft_config, sft_options
+    from train.methods.sft import as_dataset, build_trainer
+    from train.methods.trl_options import make_sft_config, sft_options
+    from train.run_folder.run_folder import RunFolder
 
     class TurnByTurn(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -170,8 +170,8 @@ def stock_trainer_class() -> Any:
     """SFTTrainer as it is, but for the order of its rows, which must be the same for all variants."""
     from trl import SFTTrainer
 
-    from train.batches import EpochBatches
-    from train.sft import EpochLoader
+    from train.batching.batches import EpochBatches
+    from train.methods.sft import EpochLoader
 
     class StockTrainer(SFTTrainer):  # type: ignore[misc]
         def get_train_dataloader(self) -> Any:

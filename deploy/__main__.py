@@ -24,17 +24,26 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from deploy import apply as applying
-from deploy import fetch as fetching
 from deploy.errors import DeployError, ExitCode
-from deploy.explain import pod_state
-from deploy.kube import Cluster
-from deploy.logs import all_lines, rank_lines
-from deploy.preflight import checks, gather, print_checks
-from deploy.render import render, to_yaml
-from deploy.serving import render_serving
-from deploy.spec import Deployment, plan_deployment, profile_names
-from deploy.watch import WATCH_PATIENCE_SECONDS, View, follow, look, pick_display, read_progress, screen, status_record
+from deploy.jobs.meaning import pod_state
+from deploy.jobs.pytorchjob import render, to_yaml
+from deploy.kube import apply as applying
+from deploy.kube import fetch as fetching
+from deploy.kube.client import Cluster
+from deploy.kube.logs import all_lines, rank_lines
+from deploy.kube.preflight import checks, gather, print_checks
+from deploy.kube.watch import (
+    WATCH_PATIENCE_SECONDS,
+    View,
+    follow,
+    look,
+    pick_display,
+    read_progress,
+    screen,
+    status_record,
+)
+from deploy.profile import Deployment, plan_deployment, profile_names
+from deploy.serving.kserve import render_serving
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 P = ParamSpec("P")

@@ -94,7 +94,7 @@ profile_image() {
     "$python" - "$profile" "${settings[@]}" <<'PYTHON'
 import sys
 from deploy.errors import DeployError
-from deploy.spec import plan_deployment
+from deploy.profile import plan_deployment
 try:
     print(plan_deployment(sys.argv[1], settings=sys.argv[3::2]).profile.image)
 except DeployError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 if not __package__:  # started as a script: its own folder is on the path, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inference.ask import ask_app
+from inference.asking.ask import ask_app
 
 app = ask_app("tuned", "Ask a tuned model: the one a run published.")
 

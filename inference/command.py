@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from train.failure import ConfigError, ExitCode, exit_code_of
-from train.generation_settings import GenerationSettings
+from train.generation.settings import GenerationSettings
 from train.masking import masked
 
 DEFAULTS = GenerationSettings()

@@ -27,7 +27,7 @@ from inference.command import (
     prepare_environment,
     run_command,
 )
-from inference.judge_options import (
+from inference.judging.options import (
     BatchSizeOption,
     DatasetOption,
     Followed,
@@ -40,14 +40,14 @@ from inference.judge_options import (
     chosen_metrics,
     chosen_rules,
 )
-from inference.published import PublishedModel, default_run, named_base, needs_no_network, open_published
-from train.artifacts import write_json
-from train.config import RunConfig
+from inference.models.published import PublishedModel, default_run, named_base, needs_no_network, open_published
+from train.config.run_config import RunConfig
 from train.failure import ConfigError, GateError, ModelError
-from train.generation_settings import GenerationSettings
+from train.generation.settings import GenerationSettings
+from train.run_folder.run_folder import write_json
 
 if TYPE_CHECKING:
-    from inference.evaluation import Evaluation, Judging
+    from inference.judging.evaluation import Evaluation, Judging
 
 DEFAULT_ROWS = 50
 
@@ -97,9 +97,9 @@ def main(
         original = named_base(base) if base else published.base
         prepare_environment(offline=needs_no_network(original))
 
-        from inference.comparison_report import show
-        from inference.evaluation import Judging
-        from inference.verdicts import what_got_worse
+        from inference.judging.comparison_report import show
+        from inference.judging.evaluation import Judging
+        from inference.judging.verdicts import what_got_worse
 
         settings = GenerationSettings(max_new_tokens=max_new_tokens)
         pair = Pair(published, original, any_base, precision)
@@ -143,9 +143,9 @@ def compare(pair: Pair, judging: "Judging", rows: Rows) -> dict[str, Any]:
         ConfigError: the original is not the one the run started from.
         ModelError: the tuned model is broken: a wrong template, or trained weights that were not applied.
     """
-    from inference import verdicts
-    from inference.soundness import check_original
-    from train.generation import comparison
+    from inference.judging import verdicts
+    from inference.models.soundness import check_original
+    from train.generation.generate import comparison
 
     is_recorded = check_original(pair.published, pair.base, any_base=pair.any_base)
     tuned = _judge_tuned(pair, judging, rows, is_recorded=is_recorded)
@@ -173,10 +173,10 @@ def compare(pair: Pair, judging: "Judging", rows: Rows) -> dict[str, Any]:
 
 def _judge_tuned(pair: Pair, judging: "Judging", rows: Rows, *, is_recorded: bool) -> "Evaluation":
     """Prove that the tuned model is sound, then judge it."""
-    from inference.evaluation import computing_in, evaluate, free_memory
-    from inference.held_out import HeldOut, held_out_rows
-    from inference.load import load_original, load_tuned
-    from inference.soundness import check_template, check_weights_applied
+    from inference.judging.evaluation import computing_in, evaluate, free_memory
+    from inference.judging.held_out import HeldOut, held_out_rows
+    from inference.models.load import load_original, load_tuned
+    from inference.models.soundness import check_template, check_weights_applied
 
     with notes().status("loading and checking the tuned model"):
         untuned_sha256 = load_original(pair.published, pair.base).weights_sha256 if is_recorded else None
@@ -193,8 +193,8 @@ def _judge_tuned(pair: Pair, judging: "Judging", rows: Rows, *, is_recorded: boo
 
 def _judge_original(pair: Pair, judging: "Judging", tuned: "Evaluation") -> "Evaluation":
     """Judge the original on the very rows and prompts of the tuned model."""
-    from inference.evaluation import computing_in, evaluate, free_memory
-    from inference.load import load_original
+    from inference.judging.evaluation import computing_in, evaluate, free_memory
+    from inference.models.load import load_original
 
     free_memory()
     with notes().status("loading the original model"):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from data.progress import progress_on
-from inference.ask import Source
+from inference.asking.ask import Source
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,
@@ -23,7 +23,7 @@ from inference.command import (
     prepare_environment,
     run_command,
 )
-from inference.judge_options import (
+from inference.judging.options import (
     BatchSizeOption,
     DatasetOption,
     Followed,
@@ -36,10 +36,10 @@ from inference.judge_options import (
     chosen_metrics,
     chosen_rules,
 )
-from inference.published import default_run, is_run, named_base, open_published
-from train.artifacts import write_json
+from inference.models.published import default_run, is_run, named_base, open_published
 from train.failure import BadDataError, GateError
-from train.generation_settings import GenerationSettings
+from train.generation.settings import GenerationSettings
+from train.run_folder.run_folder import write_json
 
 app = make_app()
 
@@ -76,9 +76,9 @@ def main(
         source = source_of(model, verify=verify)
         prepare_environment(offline=source.is_offline)
 
-        from inference.evaluation import Judging, computing_in, evaluate
-        from inference.evaluation_report import show_evaluation, show_safety
-        from inference.held_out import held_out_rows
+        from inference.judging.evaluation import Judging, computing_in, evaluate
+        from inference.judging.evaluation_report import show_evaluation, show_safety
+        from inference.judging.held_out import held_out_rows
 
         with notes().status("loading the model"):
             loaded = computing_in(source.load(), precision)

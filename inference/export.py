@@ -26,8 +26,7 @@ from rich.table import Table
 
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
 from inference.compare import questions_to_ask
-from inference.gguf_metadata import check_written, gguf_metadata
-from inference.llama_cpp import (
+from inference.gguf.llama_cpp import (
     Converter,
     convert,
     fetch_converter,
@@ -37,14 +36,15 @@ from inference.llama_cpp import (
     no_quantiser,
     quantise,
 )
-from inference.published import PublishedModel, default_run, open_published
-from inference.serving_template import CHAT_TEMPLATE, with_default_system_prompt
-from train.artifacts import MANIFEST, READY, published_atomically, sha256_of, write_json
+from inference.gguf.metadata import check_written, gguf_metadata
+from inference.models.published import PublishedModel, default_run, open_published
+from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
+from train.distributed.launch import usable_cores
 from train.failure import ConfigError, ModelError, StorageError
-from train.launch import usable_cores
+from train.run_folder.run_folder import MANIFEST, READY, published_atomically, sha256_of, write_json
 
 if TYPE_CHECKING:
-    from inference.load import LoadedModel
+    from inference.models.load import LoadedModel
 
 Weights = Literal["f16", "q8_0", "q4_k_m"]
 BYTES_PER_WEIGHT: dict[Weights, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 34 / 32}
@@ -241,22 +241,22 @@ def staged_model(published: PublishedModel, scratch: Path) -> Path:
 
 
 def load_reference(published: PublishedModel) -> "LoadedModel":
-    from inference.load import load_tuned
+    from inference.models.load import load_tuned
 
     with notes().status("loading the published model"):
         return load_tuned(published)
 
 
 def prove_same_model(file: Path, weights: Weights, loaded: "LoadedModel") -> dict[str, Any]:
-    from inference.gguf_proof import prove
+    from inference.gguf.proof import prove
 
     proof = prove(file, weights, loaded, questions_to_ask(None))
     return {**proof, "sha256": sha256_of(file), "bytes": file.stat().st_size}
 
 
 def modelfile_of(loaded: "LoadedModel", output: Path) -> str:
-    from inference.modelfile import modelfile, turn_texts
-    from train.generation import end_ids
+    from inference.gguf.modelfile import modelfile, turn_texts
+    from train.generation.generate import end_ids
 
     tokenizer = loaded.tokenizer
     stop = [str(tokenizer.decode([token])) for token in end_ids(loaded.model, tokenizer)]

@@ -28,11 +28,11 @@ import typer
 from data.dataset import read_prompt
 from data.tokenizer import cache_dir
 from inference.command import VerifyOption, make_app, note, prepare_environment, run_command
-from inference.published import default_run, open_published
-from inference.server import bind, check_exposure, is_loopback, missing_packages
-from inference.serving_template import CHAT_TEMPLATE, with_default_system_prompt
+from inference.models.published import default_run, open_published
+from inference.serving.server import bind, check_exposure, is_loopback, missing_packages
+from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
+from train.distributed.launch import usable_cores
 from train.failure import ConfigError, ModelError
-from train.launch import usable_cores
 
 LLAMA_CPP_CONTEXT_TOKENS = 4096
 

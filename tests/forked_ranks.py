@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ["train.run", "train.summary", "train.preflight", "tests.forked_ranks"]
+LIBRARIES = ["train.run", "train.results.summary", "train.preflight.preflight", "tests.forked_ranks"]
 BEFORE_IMPORT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",

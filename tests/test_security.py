@@ -1,7 +1,8 @@
 """Nothing loads code from data, nothing prints a secret, and what bandit finds is justified file by file.
 
-The other half is where it belongs: paths that lead out of a folder in tests/train/test_fuzz.py and
-tests/deploy/test_fetch.py, locked-down pods in tests/deploy/test_rules.py, the image in tests/deploy/test_image.py.
+The other half is where it belongs: paths that lead out of a folder in tests/train/config/test_fuzz.py and
+tests/deploy/kube/test_fetch.py, locked-down pods in tests/deploy/jobs/test_pytorchjob_rules.py, the image in
+tests/deploy/test_image.py.
 """
 
 import ast
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from train.config import resolve_config
+from train.config.run_config import resolve_config
 from train.failure import ConfigError, ModelError, report_failure
 from train.masking import masked
 
@@ -84,7 +85,7 @@ def test_no_option_of_a_run_lets_a_model_bring_code():
             config = resolve_config("smoke", [setting], {}).config
         except ConfigError:
             continue
-        from train.sft_options import make_sft_config
+        from train.methods.trl_options import make_sft_config
 
         with pytest.raises(ConfigError):
             make_sft_config({}, config.trl)
@@ -92,7 +93,7 @@ def test_no_option_of_a_run_lets_a_model_bring_code():
 
 def test_weights_that_are_a_pickle_are_refused(smoke_run, tmp_path):
     """A folder that would be read by torch.load, had it its way."""
-    from train.model import load_model, load_tokenizer
+    from train.model.base import load_model, load_tokenizer
 
     folder = shutil.copytree(smoke_run / "best_model", tmp_path / "model")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from train.artifacts import RunFolder
-from train.config import ResolvedConfig, resolve_config
+from train.config.run_config import ResolvedConfig, resolve_config
+from train.config.yaml_files import recipe_names
+from train.distributed.launch import launch, plan_launch
 from train.failure import ConfigError, ExitCode, Phases, exit_code_of, report_failure
-from train.guards import guarded
-from train.launch import launch, plan_launch
-from train.yaml_settings import recipe_names
+from train.fault_tolerance.guards import guarded
+from train.run_folder.run_folder import RunFolder
 
 TRAIN = "run"
 
@@ -81,7 +81,7 @@ def plan(
     def predict() -> None:
         resolved = resolve(arguments or [], None)
         prepare_environment(resolved, offline=True)  # a plan asks nothing of the network
-        from train.plan_report import PlanRequest, print_plan
+        from train.planning.plan_report import PlanRequest, print_plan
 
         print_plan(resolved, PlanRequest.read(gpus, device, bandwidth, device_tflops, device_memory), as_json=as_json)
 
@@ -96,7 +96,7 @@ def diagnose(
     outcome: list[bool] = []
 
     def recognise() -> None:
-        from train.diagnose import diagnose_source
+        from train.results.diagnose import diagnose_source
 
         outcome.append(diagnose_source(source))
 
@@ -115,7 +115,7 @@ def status(
     outcome: list[int] = []
 
     def look() -> None:
-        from train.status_view import show_status
+        from train.results.status import show_status
 
         outcome.append(show_status(RunFolder(folder), follow=follow))
 
@@ -127,7 +127,7 @@ def report(folder: RunFolderArgument) -> None:
     """Make report.html of a run folder again, or of one that is not finished."""
 
     def make() -> None:
-        from train.report.page import write_report
+        from train.results.report.page import write_report
 
         print(write_report(RunFolder(folder)))
 
@@ -151,7 +151,7 @@ def execute(arguments: list[str], *, dry_run: bool, preflight: bool, nproc: int 
         folder = None if preflight else resolved.config.output.dir
         prepare_environment(resolved, offline=preflight)
         if dry_run:
-            from train.dry_run import print_dry_run
+            from train.planning.dry_run import print_dry_run
 
             print_dry_run(resolved)
             return ExitCode.DONE
@@ -173,7 +173,7 @@ def with_advice(error: BaseException, resolved: ResolvedConfig | None, phase: st
     if resolved is None or exit_code_of(error) is not ExitCode.MEMORY:
         return error
     try:
-        from train.memory_advice import advised
+        from train.planning.memory_advice import advised
     except Exception:  # not even memory to load it
         return error
     return advised(error, resolved.config, phase)
@@ -200,8 +200,8 @@ def prepare_environment(resolved: ResolvedConfig, *, offline: bool = False) -> N
 
 def check_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     """Be one rank of a preflight."""
-    from train.distributed import read_topology
-    from train.preflight import preflight
+    from train.distributed.group import read_topology
+    from train.preflight.preflight import preflight
 
     phases.current = "preflight"
     preflight(resolved, read_topology(os.environ))
@@ -209,12 +209,12 @@ def check_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
 
 def train_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     """Be one rank: train, and on the main rank print the outcome."""
-    from train.distributed import read_topology
+    from train.distributed.group import read_topology
 
     topology = read_topology(os.environ)
     with guarded(resolved.config, phases, topology.rank, leave) as guards:
+        from train.results.summary import print_outcome
         from train.run import run
-        from train.summary import print_outcome
 
         run(resolved, topology, phases, guards)
     if topology.is_main:

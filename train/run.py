@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from train.adapt import ParameterCount, adapt, master_weights_in_fp32
-from train.answers import answer_callbacks
-from train.artifacts import RunFolder, write_json
-from train.auto_batch import with_measured_batch
-from train.config import ResolvedConfig
-from train.distributed import Topology, join
+from train.batching.tokenise import TrainingData, load_training_data
+from train.config.run_config import ResolvedConfig
+from train.distributed.group import Topology, join
+from train.distributed.launch import usable_cores
+from train.distributed.machine import keep_freed_memory
 from train.failure import Phases
-from train.guards import Guards
-from train.host import keep_freed_memory
-from train.launch import usable_cores
-from train.metrics import Recorder
-from train.model import load_model, load_tokenizer, pick_device, pick_precision
-from train.model_card import model_card
-from train.outlook import measured_link, outlook
-from train.provenance import provenance
-from train.publish import Publication, publish
-from train.report.page import write_report_or_warn
-from train.resume import begin, checkpoint_bytes, run_identity
-from train.sft import ChatTrainer, build_trainer
-from train.sft_options import refuse_nonsense
-from train.speed import choose_path
-from train.stopping import refuse_unsavable
-from train.storage import retried
-from train.summary import describe_batch, describe_setup, summary, write_demo
-from train.tokens import TrainingData, load_training_data
-from train.watching import make_recorder, start_watching
+from train.fast.choose import choose_path
+from train.fault_tolerance.checkpoints import begin, checkpoint_bytes, run_identity
+from train.fault_tolerance.guards import Guards
+from train.fault_tolerance.stopping import refuse_unsavable
+from train.generation.while_training import answer_callbacks
+from train.methods.sft import ChatTrainer, build_trainer
+from train.methods.trl_options import refuse_nonsense
+from train.model.adapt import ParameterCount, adapt, master_weights_in_fp32
+from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
+from train.monitoring.recorder import Recorder
+from train.monitoring.watchers import make_recorder, start_watching
+from train.planning.auto_batch import with_measured_batch
+from train.planning.outlook import measured_link, outlook
+from train.results.model_card import model_card
+from train.results.publish import Publication, publish
+from train.results.report.page import write_report_or_warn
+from train.results.summary import describe_batch, describe_setup, summary, write_demo
+from train.run_folder.provenance import provenance
+from train.run_folder.retries import retried
+from train.run_folder.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ import typer
 
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
 from inference.compare import questions_to_ask
-from inference.published import (
+from inference.models.published import (
     PublishedModel,
     default_run,
     is_run,
@@ -21,11 +21,11 @@ from inference.published import (
     needs_no_network,
     open_published,
 )
-from inference.server import bind, check_exposure, is_loopback, missing_packages
-from train.config import RunConfig
+from inference.serving.server import bind, check_exposure, is_loopback, missing_packages
+from train.config.run_config import RunConfig
 
 if TYPE_CHECKING:
-    from inference.load import LoadedModel
+    from inference.models.load import LoadedModel
 
 app = make_app()
 
@@ -108,7 +108,7 @@ def serve(wish: Wish, questions: list[str], listener: socket.socket, host: str, 
 
 def load(wish: Wish) -> "tuple[list[LoadedModel], list[str]]":
     """The models, and what must be known about them. Weights the two have in common are kept once."""
-    from inference.load import load_by_name, load_original, load_tuned
+    from inference.models.load import load_by_name, load_original, load_tuned
     from inference.playground.writing import share_equal_weights
 
     if wish.published is None:

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from data.render import render_prompt
-from inference.load import LoadedModel, Role
+from inference.models.load import LoadedModel, Role
 from inference.playground.line import Line, LineFullError, Ticket
 from inference.playground.writing import AnswerStoppedError, Assignment, Event, Turns, write_answer
-from train.generation import context_tokens, question_conversation
-from train.generation_settings import GenerationSettings
+from train.generation.generate import context_tokens, question_conversation
+from train.generation.settings import GenerationSettings
 
 MAX_QUESTION_CHARACTERS = 4_000
 MAX_SYSTEM_PROMPT_CHARACTERS = 12_000

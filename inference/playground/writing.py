@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from inference.load import LoadedModel
-from train.generation import generate_from_ids
-from train.generation_settings import GenerationSettings
+from inference.models.load import LoadedModel
+from train.generation.generate import generate_from_ids
+from train.generation.settings import GenerationSettings
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]

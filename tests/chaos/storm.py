@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from tests.forked_ranks import Gang, Rank, run_gang
 from tests.tiny_runs import CACHED, PLAIN, tiny_run
-from train.artifacts import COMMITTED, RunFolder, is_published, verify_manifest
+from train.run_folder.run_folder import COMMITTED, RunFolder, is_published, verify_manifest
 
 COLLECTIVE_TIMEOUT_SECONDS = 30
 BOUND_SECONDS = 150

@@ -1,6 +1,6 @@
 """cleanup.sh --images, with the real podman and buildah on a store made for the test: nobody's images are at stake.
 
-What it does to the job is shown in `tests/cluster/test_drills.py`.
+What it does to the job is shown in `tests/drills/test_drills.py`.
 """
 
 import os

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.spec import profile_names
+from deploy.profile import profile_names
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy/deploy-script.sh"

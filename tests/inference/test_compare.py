@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from inference.compare import app, questions_to_ask
-from inference.load import load_original, load_tuned
-from inference.published import open_published
-from train.artifacts import MANIFEST, RunFolder
-from train.publish import Publication, publish
+from inference.models.load import load_original, load_tuned
+from inference.models.published import open_published
+from train.results.publish import Publication, publish
+from train.run_folder.run_folder import MANIFEST, RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max-new-tokens", "2"]

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from inference.evaluate import app, source_of
-from train.artifacts import RunFolder
+from train.run_folder.run_folder import RunFolder
 
 SHORT = ["--max-new-tokens", "3"]
 

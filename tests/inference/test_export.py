@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from inference import export
 from inference.export import app, count_weights, needed_space_bytes
-from inference.llama_cpp import PACKAGE, SCRIPT, find_converter, find_quantiser
-from inference.published import open_published
-from train.artifacts import MANIFEST, READY, verify_manifest, write_manifest
+from inference.gguf.llama_cpp import PACKAGE, SCRIPT, find_converter, find_quantiser
+from inference.models.published import open_published
+from train.run_folder.run_folder import MANIFEST, READY, verify_manifest, write_manifest
 
 HAS_PACKAGES = all(importlib.util.find_spec(name) for name in ("sentencepiece", "xllamacpp"))
 NEEDS_LLAMA_CPP = pytest.mark.skipif(
@@ -53,7 +53,7 @@ def checkout(tmp_path) -> Path:
 def exported(smoke_run, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("exported") / "smoke-f16.gguf"
     short = pytest.MonkeyPatch()
-    short.setattr("inference.gguf_proof.CHECK_TOKENS", 8)
+    short.setattr("inference.gguf.proof.CHECK_TOKENS", 8)
     result = invoke(smoke_run, "--gguf", "f16", "--output", file)
     short.undo()
     assert result.exit_code == 0, result.output

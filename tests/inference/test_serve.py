@@ -18,13 +18,13 @@ from data.dataset import read_prompt
 from data.render import render_prompt
 from data.tokenizer import embedded_gguf, load_chat_tokenizer
 from inference import serve
-from inference.generate import ask_model
-from inference.load import load_tuned
-from inference.published import open_published
-from inference.serving_template import with_default_system_prompt
-from train.config import RunConfig
-from train.generation import question_conversation
-from train.generation_settings import GenerationSettings
+from inference.asking.generate import ask_model
+from inference.models.load import load_tuned
+from inference.models.published import open_published
+from inference.serving.template import with_default_system_prompt
+from train.config.run_config import RunConfig
+from train.generation.generate import question_conversation
+from train.generation.settings import GenerationSettings
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "How do I treat a nosebleed?"

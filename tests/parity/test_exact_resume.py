@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.storm import assert_same_run
 from tests.forked_ranks import Gang, run_gang
 from tests.tiny_runs import CACHED, PLAIN, tiny_run
-from train.artifacts import COMMITTED, RunFolder
+from train.run_folder.run_folder import COMMITTED, RunFolder
 
 EVERY_STEP = ("output.checkpoint_every_steps=1", "output.keep_checkpoints=99")
 MID_EPOCH, END_OF_EPOCH = 3, 4

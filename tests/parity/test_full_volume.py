@@ -4,8 +4,8 @@ from tests.chaos.storm import assert_same_run
 from tests.forked_ranks import Gang, run_gang
 from tests.small_volume import fill_up, small_volume
 from tests.tiny_runs import CACHED, tiny_run
-from train.artifacts import COMMITTED, RunFolder
 from train.failure import ExitCode
+from train.run_folder.run_folder import COMMITTED, RunFolder
 
 SHORT_RETRIES = "distributed.collective_timeout_seconds=4"
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.forked_ranks import Gang, run_gang
 from tests.tiny_runs import CACHED, PLAIN, tiny_run
-from train.config import DistributedConfig
+from train.config.run_config import DistributedConfig
 from train.failure import ExitCode
 
 TIMEOUT_SECONDS = 30

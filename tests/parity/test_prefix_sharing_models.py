@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import IGNORE_INDEX, RenderedRow, render_training_row
 from data.tokenizer import load_chat_tokenizer
-from train.label_loss import score_batch
-from train.prefix_sharing import PrefixSharingCollator, plan_tree, saving
-from train.sharing_refusals import refusal
+from train.fast.label_loss import score_batch
+from train.fast.prefix_tree import PrefixSharingCollator, plan_tree, saving
+from train.fast.when_exact import refusal
 
 TOLERANCE = 1e-5
 NUM_IDS = 97  # token ids are taken modulo this, which keeps every shared beginning shared and the models tiny

@@ -8,12 +8,12 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.tokenizer import load_chat_tokenizer
-from train.adapt import adapt
-from train.artifacts import RunFolder
-from train.config import resolve_config
-from train.model import load_model
-from train.sft import ChatTrainer, build_trainer
-from train.tokens import load_training_data
+from train.batching.tokenise import load_training_data
+from train.config.run_config import resolve_config
+from train.methods.sft import ChatTrainer, build_trainer
+from train.model.adapt import adapt
+from train.model.base import load_model
+from train.run_folder.run_folder import RunFolder
 
 OVERRIDES = ("data.max_train_rows=12", "data.max_validation_rows=4", "optim.batch_size=2", "optim.accumulation_steps=2")
 
@@ -41,7 +41,7 @@ def train(trainer_class, folder, monkeypatch):
     model = load_model(config, tokenizer)
     adapt(model, config.adapt)
     keep = KeepLogs()
-    monkeypatch.setattr("train.sft.ChatTrainer", trainer_class)
+    monkeypatch.setattr("train.methods.sft.ChatTrainer", trainer_class)
     trainer = build_trainer(
         config,
         model=model,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from data.dataset import write_dataset
 from data.schema import Example, Message
 from tests.forked_ranks import free_port
-from train.artifacts import RunFolder, is_published, verify_manifest
+from train.run_folder.run_folder import RunFolder, is_published, verify_manifest
 
 ROOT = Path(__file__).parents[2]
 

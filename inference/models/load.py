@@ -1,0 +1,164 @@
+"""The one loader of every inference script: tuned model, its original, or any model by name.
+
+A tuned model and its original share tokenizer, frozen chat template and system prompt: those of the published
+folder. What differs is the weights alone, so both see the same token ids for the same question.
+
+    tuned = load_tuned(open_published(Path("outputs/laptop")))
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from data.dataset import read_prompt
+from inference.models.published import PublishedModel
+from train.config.run_config import RunConfig
+from train.failure import ModelError
+from train.model.base import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ATTENTION: Literal["sdpa"] = "sdpa"
+"""One question at a time gains nothing from flash attention, and both models must compute alike."""
+
+Role = Literal["tuned", "original"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be asked, and what a record of its answers says about it."""
+
+    role: Role
+    name: str
+    base_model: str
+    model: PreTrainedModel
+    tokenizer: "PreTrainedTokenizerBase"
+    system_prompt: str
+
+    @property
+    def description(self) -> str:
+        """'tuned model outputs/laptop/best_model (from embedded), float32 on cpu'"""
+        origin = f" (from {self.base_model})" if self.role == "tuned" else ""
+        return f"{self.role} model {self.name}{origin}, {self.dtype} on {self.model.device.type}"
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return weights_sha256(self.model)
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "role": self.role,
+            "name": self.name,
+            "base_model": self.base_model,
+            "weights_sha256": self.weights_sha256,
+            "chat_template_sha256": _sha256(str(self.tokenizer.chat_template)),
+            "system_prompt_sha256": _sha256(self.system_prompt),
+            "device": self.model.device.type,
+            "dtype": self.dtype,
+        }
+
+
+def load_tuned(published: PublishedModel) -> LoadedModel:
+    """The published model, in the precision it was saved in, on the best device here."""
+    quieten_libraries()
+    model = AutoModelForCausalLM.from_pretrained(
+        published.folder, use_safetensors=True, dtype="auto", attn_implementation=ATTENTION
+    )
+    return LoadedModel(
+        role="tuned",
+        name=str(published.folder),
+        base_model=base_name(published.base),
+        model=model.to(inference_device()).eval(),
+        tokenizer=AutoTokenizer.from_pretrained(published.folder),
+        system_prompt=published.system_prompt,
+    )
+
+
+def load_original(published: PublishedModel, base: RunConfig) -> LoadedModel:
+    """The model `base` with the published model's tokenizer, template, system prompt and precision.
+
+    `base` is `published.base`, or another place where that model lies. Random weights (`model.random_init`) are
+    made again from their seed.
+
+    Raises:
+        ModelError: the base model cannot be had here.
+    """
+    quieten_libraries()
+    tokenizer = AutoTokenizer.from_pretrained(published.folder)
+    saved_dtype = AutoConfig.from_pretrained(published.folder).dtype
+    model = _load_base(base, tokenizer, precision="bf16" if saved_dtype == torch.bfloat16 else "fp32")
+    return LoadedModel("original", base_name(base), base_name(base), model, tokenizer, published.system_prompt)
+
+
+def load_by_name(base: RunConfig) -> LoadedModel:
+    """A model that belongs to no run: its own template, frozen as training does it, the default system prompt.
+
+    Raises:
+        ModelError, TemplateError: it cannot be had here, or cannot be asked questions.
+    """
+    quieten_libraries()
+    tokenizer = load_tokenizer(base)
+    # On a CPU the weights as they are, even where bf16 would be computed natively.
+    model = _load_base(base, tokenizer, precision="auto" if torch.cuda.is_available() else "fp32")
+    system_prompt = read_prompt(base.data_file(base.data.system_prompt))
+    return LoadedModel("original", base_name(base), base_name(base), model, tokenizer, system_prompt)
+
+
+def base_name(base: RunConfig) -> str:
+    """A base model in words: its name, or that its weights are random.
+
+    >>> base_name(RunConfig())
+    'embedded'
+    """
+    return base.model.name if base.model.random_init is None else f"random weights of seed {base.seed}"
+
+
+def inference_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """sha256 of all names, types, shapes and values, in the order of the names.
+
+    Unlike a file's hash it is the same for a head that is tied to the embedding and for an equal copy of it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def quieten_libraries() -> None:
+    """No progress bars and no warnings between question and answer; errors still show."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _load_base(
+    base: RunConfig, tokenizer: "PreTrainedTokenizerBase", precision: Literal["auto", "bf16", "fp32"]
+) -> PreTrainedModel:
+    section = base.model.model_copy(update={"precision": precision, "attention": ATTENTION})
+    try:
+        model = load_model(base.model_copy(update={"model": section}), tokenizer)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model '{base.model.name}' cannot be loaded: {reason}") from error
+    on_device: PreTrainedModel = model.to(inference_device())
+    return on_device
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,150 @@
+import errno
+import os
+
+import pytest
+
+from train.failure import ConfigError
+from train.fault_tolerance.checkpoints import (
+    checkpoint_step,
+    commit,
+    committed_checkpoints,
+    decide_beginning,
+    prune,
+    set_aside_damaged,
+)
+from train.run_folder.run_folder import COMMITTED, MANIFEST, RunFolder, published_atomically, write_json
+
+IDENTITY = {"optim.epochs": 2, "data": "abc"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_json(folder.config, {"identity": IDENTITY})
+    return folder
+
+
+def checkpoint(folder, step, *, committed=True):
+    path = folder.checkpoints / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_text("w")
+    if committed:
+        commit(path)
+    return path
+
+
+def finish(folder):
+    with published_atomically(folder.best_model) as aside:
+        (aside / "weights").touch()
+    write_json(folder.summary, {})
+
+
+def test_an_empty_folder_begins_fresh(tmp_path):
+    assert decide_beginning(RunFolder(tmp_path / "none"), "resume", IDENTITY) == ("fresh", None)
+
+
+def test_only_committed_checkpoints_count_and_the_newest_wins(folder):
+    checkpoint(folder, 4)
+    ten = checkpoint(folder, 10)
+    checkpoint(folder, 12, committed=False)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("resume", ten)
+
+
+def test_nothing_committed_begins_fresh(folder):
+    checkpoint(folder, 4, committed=False)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("fresh", None)
+
+
+def test_a_finished_run_is_left_alone(folder):
+    checkpoint(folder, 4)
+    finish(folder)
+    assert decide_beginning(folder, "resume", IDENTITY) == ("finished", None)
+
+
+def test_fresh_and_fail(folder):
+    checkpoint(folder, 4)
+    assert decide_beginning(folder, "fresh", IDENTITY) == ("fresh", None)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        decide_beginning(folder, "fail", IDENTITY)
+
+
+def test_another_run_is_refused_naming_the_difference(folder):
+    checkpoint(folder, 4)
+    with pytest.raises(ConfigError, match=r"optim.epochs: 2 -> 3.*if_exists=fresh"):
+        decide_beginning(folder, "resume", {**IDENTITY, "optim.epochs": 3})
+
+
+def test_prune_keeps_the_newest_and_removes_older_debris(folder):
+    for step in (2, 4, 6):
+        checkpoint(folder, step)
+    checkpoint(folder, 3, committed=False)
+    newer_half_written = checkpoint(folder, 8, committed=False)
+    prune(folder, keep=2)
+    assert [checkpoint_step(path) for path in committed_checkpoints(folder)] == [4, 6]
+    assert newer_half_written.exists()
+    assert not (folder.checkpoints / "checkpoint-3").exists()
+
+
+def test_the_marker_is_written_last_when_all_else_is_on_the_disk(folder, monkeypatch):
+    path = checkpoint(folder, 4, committed=False)
+    flushed_before_the_marker, fsync = set(), os.fsync
+
+    def noted(descriptor):
+        if not (path / COMMITTED).exists():
+            flushed_before_the_marker.add(os.stat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    commit(path)
+    assert (path / COMMITTED).exists()
+    content = {(path / name).stat().st_ino for name in ("weights", MANIFEST)}
+    assert content | {path.stat().st_ino} <= flushed_before_the_marker
+
+
+def test_a_checkpoint_that_does_not_reach_the_disk_is_not_committed(folder, monkeypatch):
+    path = checkpoint(folder, 4, committed=False)
+    weights = (path / "weights").stat().st_ino
+
+    def refusing(descriptor):
+        if os.stat(descriptor).st_ino == weights:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    with pytest.raises(OSError, match="Input/output error"):
+        commit(path)
+    assert not (path / COMMITTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda path: (path / "weights").write_text("x"), "weights is not the file"),
+        (lambda path: (path / "weights").write_text("longer"), "weights has 6 bytes where the manifest lists 1"),
+        (lambda path: (path / "weights").unlink(), "weights is missing"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
+        (lambda path: (path / "manifest.json").write_text('{"files": ["half'), "Unterminated string"),
+        (lambda path: (path / "manifest.json").write_text('{"files": {"../out": {}}}'), "outside the folder"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "lists no files"),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_newest_good_one_resumed(folder, capsys, harm, says):
+    for step in (2, 4, 6, 8):
+        checkpoint(folder, step)
+    for step in (2, 6, 8):
+        harm(folder.checkpoints / f"checkpoint-{step}")
+    set_aside_damaged(folder)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("warning: checkpoint-8 is damaged")
+    assert says in lines[0]
+    assert decide_beginning(folder, "resume", IDENTITY)[1] == folder.checkpoints / "checkpoint-4"
+    assert len(list(folder.checkpoints.glob("damaged-checkpoint-*"))) == 2
+    prune(folder, keep=1)
+    assert [checkpoint_step(path) for path in committed_checkpoints(folder)] == [4]
+
+
+def test_nothing_is_set_aside_where_all_is_well(folder, capsys):
+    checkpoint(folder, 2)
+    set_aside_damaged(folder)
+    assert not capsys.readouterr().err
+    assert (folder.checkpoints / "checkpoint-2").is_dir()

@@ -1,0 +1,177 @@
+"""Preflight: the real command on one rank and on two, and each check that can fail made to fail."""
+
+import dataclasses
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from train.config.run_config import resolve_config
+from train.distributed import machine as host
+from train.distributed.group import Topology
+from train.distributed.machine import VolumeSpeed, available_memory_bytes, prove_volume
+from train.failure import ConfigError, DivergedError, MemoryShortError, StorageError
+from train.preflight import checks as preflight_checks
+from train.preflight.checks import Check, Facts, Warned
+from train.preflight.preflight import Finding, PreflightError, compare_clocks, examine_alone, print_findings
+
+SECONDS_ALLOWED = 60
+GIB = 2**30
+
+
+def facts_of(tmp_path, *overrides, **fields):
+    resolved = resolve_config("smoke", [f"output.dir={tmp_path / 'run'}", *overrides], {})
+    return Facts(resolved, Topology(), **fields)
+
+
+def sizes(**fields):
+    return SimpleNamespace(parameters=SimpleNamespace(num_trainable=10**9, num_total=3 * 10**9), **fields)
+
+
+def test_a_run_that_would_work(run, tmp_path):
+    finished = run("train", "smoke", "--preflight", f"output.dir={tmp_path / 'run'}")
+    assert finished.returncode == 0, finished.stderr
+    assert "13 ok" in finished.stdout
+    assert "the run would start at step 0" in finished.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_ranks_check_the_network_and_name_the_rank_that_fails(ranks, tmp_path):
+    broken = tmp_path / "file"
+    broken.touch()
+    folders = [[f"output.dir={tmp_path / 'run'}"], [f"output.dir={broken / 'run'}"]]
+    finished = ranks(2, "smoke", "--preflight", per_rank=folders)
+    assert [process.returncode for process in finished] == [204, 204]
+    out, error = finished[0].stdout, finished[0].stderr
+    assert "all 2 ranks met" in out
+    assert "Gbit/s" in out
+    assert "'volume' on rank 1" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not finished[1].stdout
+
+
+def test_an_earlier_run_stays_as_it_was(run, smoke_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(smoke_run, folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    finished = run("train", "smoke", "--preflight", f"output.dir={folder}", "data.dataset=none.parquet")
+    assert finished.returncode == 3
+    assert "python -m data build" in finished.stderr.splitlines()[-1]
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert before == after
+
+
+def test_too_little_memory_is_refused_and_tight_memory_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight_checks, "run_sizes", lambda *_: sizes(memory_bytes=9 * GIB))
+    for free, verdict in [(20 * GIB, str), (10 * GIB, Warned)]:
+        monkeypatch.setattr(preflight_checks, "device_memory", lambda _, free=free: (free, "a test"))
+        assert isinstance(preflight_checks.memory(facts_of(tmp_path)), verdict)
+    monkeypatch.setattr(preflight_checks, "device_memory", lambda _: (9 * GIB, "a test"))
+    with pytest.raises(MemoryShortError, match=r"9.0 GiB needed \(estimate\), 9.0 GiB free"):
+        preflight_checks.memory(facts_of(tmp_path))
+
+
+def test_the_run_folder_must_have_room_for_all_it_will_hold(tmp_path, monkeypatch):
+    facts = facts_of(tmp_path, "output.keep_checkpoints=1", sizes=sizes())
+    needed = 3 * 12 * 10**9 + 2 * 4 * 10**9 + 2 * 3 * 10**9 * 4  # checkpoints, best weights, models in fp32
+    assert preflight_checks.run_folder_bytes(facts.config, facts.sizes) == needed
+    monkeypatch.setattr(preflight_checks, "free_bytes", lambda _: needed)
+    assert "GiB free" in preflight_checks.space(facts)
+    monkeypatch.setattr(preflight_checks, "free_bytes", lambda _: needed - 1)
+    with pytest.raises(StorageError, match=r"keep_checkpoints"):
+        preflight_checks.space(facts)
+
+
+def test_a_checkpoint_must_fit_into_the_grace_period(tmp_path):
+    facts = facts_of(tmp_path, "distributed.grace_seconds=30", sizes=sizes())
+    facts.volume = VolumeSpeed(write_bytes_per_second=10**9, flush_seconds=0.1)
+    assert "about 12.5 s of the 30 s" in preflight_checks.stopping(facts)
+    facts.volume = dataclasses.replace(facts.volume, write_bytes_per_second=10**8)
+    with pytest.raises(ConfigError, match=r"about 120.5 s, longer than distributed.grace_seconds=30"):
+        preflight_checks.stopping(facts)
+
+
+@pytest.mark.parametrize(("workers", "warned"), [(0, False), (2, True)])
+def test_little_shared_memory_matters_to_who_uses_it(tmp_path, monkeypatch, workers, warned):
+    monkeypatch.setattr(preflight_checks, "shared_memory_bytes", lambda: 64 * 2**20)
+    saw = preflight_checks.shared_memory(facts_of(tmp_path, f"trl.dataloader_num_workers={workers}"))
+    assert isinstance(saw, Warned) == warned
+    assert "64 MiB" in (saw.detail if warned else saw)
+
+
+def test_a_large_data_set_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight_checks, "MANY_ROWS", 600)
+    monkeypatch.setattr(preflight_checks, "SAMPLED_ROWS", 10)
+    facts = facts_of(tmp_path, "data.max_train_rows=null")
+    preflight_checks.template(facts)
+    assert "a sample of 10 was rendered" in preflight_checks.data(facts)
+    assert len(facts.data.train.rows) == 10
+    assert preflight_checks.num_train_rows(facts) == 600  # of 667, less a tenth
+    assert "sample" in preflight_checks.beginning(facts)
+
+
+def test_precision_off_by_too_much_is_refused(tmp_path, monkeypatch):
+    assert "fp32" in preflight_checks.precision(facts_of(tmp_path))
+    monkeypatch.setattr(preflight_checks, "pick_precision", lambda _: torch.float8_e5m2)
+    finding = examine_alone(Check("precision", preflight_checks.precision), facts_of(tmp_path), [])
+    assert finding.verdict == "failed"
+
+
+def test_a_container_limit_counts_for_more_than_the_machine(tmp_path):
+    machine = available_memory_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    assert available_memory_bytes(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.max").write_text(f"{3 * 2**20}\n")
+    assert available_memory_bytes(tmp_path) == 2 * 2**20
+
+
+def test_a_user_without_a_name(monkeypatch):
+    def no_passwd_entry():
+        raise KeyError("getpwuid(): uid not found: 1000660000")
+
+    monkeypatch.setattr(host.getpass, "getuser", no_passwd_entry)
+    assert host.user_name().endswith("(without a name)")
+
+
+def test_a_volume_is_left_as_it_was(tmp_path):
+    speed = prove_volume(tmp_path / "new", num_bytes=2**20)
+    assert speed.write_bytes_per_second > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_check_is_skipped_where_what_it_needs_failed(tmp_path):
+    def fails(_):
+        raise DivergedError("no", "Do that.")
+
+    facts = facts_of(tmp_path)
+    first = examine_alone(Check("first", fails), facts, [])
+    assert (first.verdict, first.detail, first.remedy, first.exit_code) == ("failed", "no", "Do that.", 6)
+    second = examine_alone(Check("second", lambda _: "fine", ("first",)), facts, [first])
+    assert (second.verdict, second.detail) == ("skipped", "needs first")
+    third = examine_alone(Check("third", lambda _: "fine"), facts, [first, second])
+    assert third.verdict == "ok"
+    assert PreflightError([first, second, third]).exit_code == 6
+
+
+def test_clocks_apart_are_a_warning(monkeypatch):
+    class Store(dict):
+        def set(self, key, value):
+            self[key] = value
+
+    store = Store({"clock/1/told": "1000.0"})
+    monkeypatch.setattr("train.preflight.preflight.time.time", lambda: 1010.0)
+    ranks = SimpleNamespace(store=store, topology=Topology(rank=1, world_size=2))
+    saw = compare_clocks(ranks)
+    assert isinstance(saw, Warned)
+    assert "+10.000 s against rank 0" in saw.detail
+    store["clock/1/told"] = "1009.0"
+    assert "+1.000 s" in compare_clocks(ranks)
+
+
+def test_the_table_counts_the_verdicts(capsys):
+    print_findings([Finding("a", "ok", "fine"), Finding("b", "warning", "hm [x]", "Do that.", rank=1)])
+    out = capsys.readouterr().out
+    assert "1 ok, 1 warning" in out
+    assert "hm [x]. Do that." in out

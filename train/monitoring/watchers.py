@@ -1,0 +1,87 @@
+"""Who watches a run, beside its own history: `status.json` from the first phase on, Prometheus, trackers.
+
+Also counts how often the run was started. Nothing here takes part in the computation, and nothing may stop it.
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.batching.tokenise import TrainingData
+from train.config.run_config import ResolvedConfig, RunConfig
+from train.distributed.group import Ranks
+from train.fault_tolerance.checkpoints import checkpoint_step
+from train.methods.trl_options import steps_per_epoch
+from train.monitoring.recorder import Recorder, Watcher, pick_display
+from train.run_folder.retries import write_json_if_possible
+from train.run_folder.run_folder import RunFolder, read_json
+from train.units import utc_now
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is told of the run, and what `status.json` says until training begins."""
+
+    watchers: Sequence[Watcher]
+    folder: RunFolder | None
+    num_restarts: int
+    resumed: bool
+
+    def enter(self, phase: str) -> None:
+        if self.folder is not None:
+            status = {**read_json(self.folder.status, {}), "phase": phase, "updated": utc_now()}
+            write_json_if_possible(self.folder.status, {**status, "restarts": self.num_restarts})
+        for watcher in self.watchers:
+            watcher.enter(phase)
+
+
+def start_watching(
+    resolved: ResolvedConfig, folder: RunFolder, ranks: Ranks, identity: dict[str, Any], checkpoint: Path | None
+) -> Watch:
+    """Every rank watches itself; rank 0 besides writes the folder and talks to the trackers."""
+    topology, output = ranks.topology, resolved.config.output
+    first_step = (checkpoint_step(checkpoint) or 0) if checkpoint else 0
+    num_starts = ranks.tell("starts", record_start(folder, first_step, ranks) if topology.is_main else None)
+    num_restarts = max(num_starts - 1, int(checkpoint is not None))  # an older run has no list of its starts
+    watchers: list[Watcher] = []
+    if output.metrics_port is not None:
+        from train.monitoring.prometheus import open_exporter
+
+        watchers += open_exporter(output.metrics_port, topology, num_restarts, identity)
+    if output.track:
+        from train.monitoring.tracking import open_tracker
+
+        watchers += open_tracker(resolved, folder, ranks, identity, first_step)
+    return Watch(watchers, folder if topology.is_main else None, num_restarts, checkpoint is not None)
+
+
+def record_start(folder: RunFolder, first_step: int, ranks: Ranks) -> int:
+    """Note in `starts.json` that the run was started; returns how often it was started so far."""
+    start = {
+        "at": utc_now(),
+        "first_step": first_step,
+        "host": platform.node(),
+        "world_size": ranks.topology.world_size,
+    }
+    starts = [*read_json(folder.starts, []), start]
+    write_json_if_possible(folder.starts, starts)
+    return len(starts)
+
+
+def make_recorder(config: RunConfig, data: TrainingData, folder: RunFolder, watch: Watch, ranks: Ranks) -> Recorder:
+    """The recorder of this rank; only the main one writes and shows."""
+    topology, num_rows = ranks.topology, len(data.train.rows)
+    return Recorder(
+        num_rows=num_rows,
+        num_tokens=data.train.num_tokens,
+        effective_batch_size=config.effective_batch_size(topology.world_size),
+        steps_between_evaluations=config.evaluation.every_steps
+        or steps_per_epoch(config, world_size=topology.world_size, num_train_rows=num_rows),
+        folder=folder if topology.is_main else None,
+        display=pick_display(config.output.log_every_steps) if topology.is_main else None,
+        resumed=watch.resumed,
+        num_restarts=watch.num_restarts,
+        watchers=watch.watchers,
+    )

@@ -1,0 +1,266 @@
+"""Every file name in a run folder, and how files there are written: aside, flushed, renamed into place.
+
+No torch here: `deploy` reads run folders too.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+READY = "READY"
+MANIFEST = "manifest.json"
+SYSTEM_PROMPT = "system_prompt.txt"
+MODEL_CARD = "README.md"
+COMMITTED = "COMMITTED"
+
+
+class ManifestError(ValueError):
+    """A folder's files are not the ones its manifest lists."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run. Everything in it is written by rank 0, but for RNG states of other ranks in checkpoints."""
+
+    root: Path
+
+    @property
+    def best_model(self) -> Path:
+        return self.root / "best_model"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "training_history.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "training_summary.json"
+
+    @property
+    def demo(self) -> Path:
+        return self.root / "demo_outputs" / "sample_responses.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.resolved.json"
+
+    @property
+    def answers(self) -> Path:
+        """Validation questions answered while training, with their scores (`evaluation.answers_every_epochs`)."""
+        return self.root / "answers.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def starts(self) -> Path:
+        """When, where and from which step the run was started: once, and again for every restart."""
+        return self.root / "starts.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Under which ids trackers know this run, so that a resumed one goes on there."""
+        return self.root / "tracking.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts, where no server was named."""
+        return self.root / "mlflow"
+
+    @property
+    def aim(self) -> Path:
+        """Aim's repository, where no other was named."""
+        return self.root / "aim"
+
+    @property
+    def stop(self) -> Path:
+        """Made by a person: the run saves, removes this file and stops."""
+        return self.root / "STOP"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run that writes this folder; see `train/fault_tolerance/run_lock.py`."""
+        return self.root / "run.lock"
+
+    @property
+    def failure(self) -> Path:
+        return self.root / "failure.json"
+
+    def is_finished(self) -> bool:
+        """Whether a run ended well here: the summary is the last thing written."""
+        return self.summary.is_file() and is_published(self.best_model)
+
+    def clear(self) -> None:
+        """Forget an earlier run, all but its published model, which stays until the next one replaces it."""
+        for path in (
+            *(self.history, self.summary, self.status, self.config, self.failure),
+            *(self.report, self.starts, self.tracking, self.answers),
+        ):
+            path.unlink(missing_ok=True)
+        for path in (self.checkpoints, self.demo.parent, self.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace `path` by this content, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Replace `path` atomically: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_written = path.with_name(f".{path.name}.{os.getpid()}")
+    with half_written.open("w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    half_written.replace(path)
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """A JSON file's content, `default` where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `manifest.json`: `facts`, and size and sha256 of every other file in the folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, READY)]
+    with ThreadPoolExecutor() as threads:  # hashing large files leaves the interpreter to other threads
+        hashes = list(threads.map(sha256_of, paths))
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, hashes, strict=True)
+    }
+    write_json(folder / MANIFEST, {**facts, "files": files})
+
+
+def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
+    """A manifest as it was written, proved to be one; `place` is where it lies, for errors.
+
+    Raises:
+        ManifestError: it is not JSON, a file has no size or sha256, or a name leads out of the folder.
+    """
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place} is not JSON ({error})") from None
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise ManifestError(f"{place} lists no files")
+    for name, facts in files.items():
+        if not stays_inside(name):
+            raise ManifestError(f"{place} lists a file outside the folder: {name!r}")
+        known = facts if isinstance(facts, dict) else {}
+        if not isinstance(known.get("bytes"), int) or not isinstance(known.get("sha256"), str):
+            raise ManifestError(f"{place} lists {name!r} without its size and sha256")
+    return dict(manifest)
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a relative path is one, and leads down alone.
+
+    >>> [stays_inside(name) for name in ("a/b.json", "../b", "/etc/passwd", "a/../../b", "a\\0b", "\\ud800")]
+    [True, False, False, False, False, False]
+    """
+    path = PurePosixPath(name)
+    is_text = name.isprintable()  # neither NUL nor a lone surrogate, which no file name can have
+    return is_text and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def verify_manifest(folder: Path, *, hashes: bool = True) -> dict[str, Any]:
+    """Check every file against `manifest.json` and return it; without `hashes`, existence and size alone.
+
+    Raises:
+        ManifestError: names the first file that is missing, changed or outside the folder.
+    """
+    manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):  # by a link
+            raise ManifestError(f"{folder / MANIFEST} lists a file outside the folder: {name}")
+        if not path.is_file():
+            raise ManifestError(f"{path} is missing, though the manifest lists it")
+        if path.stat().st_size != expected["bytes"]:
+            raise ManifestError(f"{path} has {path.stat().st_size} bytes where the manifest lists {expected['bytes']}")
+        if hashes and sha256_of(path) != expected["sha256"]:
+            raise ManifestError(f"{path} is not the file the manifest lists (sha256 differs)")
+    return manifest
+
+
+def is_published(model_folder: Path) -> bool:
+    """Whether a model folder is complete: its READY marker is written last."""
+    return (model_folder / READY).is_file()
+
+
+@contextmanager
+def published_atomically(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it gets READY and takes `folder`'s place, else it is removed.
+
+    An earlier `folder` stays in place and readable until the new one is complete; one that was on its way out when
+    the process died comes back.
+    """
+    aside = folder.with_name(f".{folder.name}.new")
+    previous = folder.with_name(f".{folder.name}.previous")
+    if previous.exists() and not folder.exists():
+        previous.rename(folder)
+    for leftover in (aside, previous):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        (aside / READY).touch()
+        flush_folder(aside)
+        if folder.exists():
+            folder.rename(previous)
+        aside.rename(folder)
+        flush_entries(folder.parent)
+    finally:
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
+        for leftover in (aside, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def flush_entries(folder: Path) -> None:
+    """Make sure that what was made or renamed in `folder` stays so; the content of its files is not touched."""
+    flush([folder])
+
+
+def flush_folder(folder: Path) -> None:
+    """Make sure that every file below `folder` has reached the disk, and the folder's own entries too."""
+    flush([*folder.rglob("*"), folder])
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Make sure that the content of these files, and the entries of these folders, have reached the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
