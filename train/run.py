@@ -14,7 +14,8 @@ from train.distributed.launch import usable_cores
 from train.distributed.machine import keep_freed_memory
 from train.failure import Phases
 from train.fast.choose import choose_path
-from train.fault_tolerance.checkpoints import begin, checkpoint_bytes, run_identity
+from train.fault_tolerance.begin import begin, run_identity
+from train.fault_tolerance.checkpoints import checkpoint_bytes
 from train.fault_tolerance.guards import Guards
 from train.fault_tolerance.stopping import refuse_unsavable
 from train.generation.while_training import answer_callbacks

@@ -28,7 +28,8 @@ from train.distributed.machine import (
 )
 from train.failure import ConfigError, MemoryShortError, ModelError, StorageError
 from train.fast.label_loss import score_batch
-from train.fault_tolerance.checkpoints import checkpoint_bytes, decide_beginning, run_identity
+from train.fault_tolerance.begin import decide_beginning, run_identity
+from train.fault_tolerance.checkpoints import checkpoint_bytes
 from train.methods.trl_options import make_sft_config, refuse_nonsense, sft_options
 from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
 from train.planning.memory_advice import device_memory, memory_remedy
