@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.sft_variants import MICRO_BATCH, VARIANTS, Precision, Task, work
 from train.config.run_config import REPOSITORY
-from train.distributed.launch import usable_cores
+from train.distributed.machine import usable_cores
 
 REAL_SET = REPOSITORY.parent / "shared" / "data" / "practical_skills_qa.parquet"
 BAKED_IN_SET = REPOSITORY / "data" / "qa_dataset.parquet"

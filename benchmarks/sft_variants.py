@@ -80,8 +80,9 @@ def work(name: str, task: Task, connection: Connection) -> None:
 
     from train.batching.tokenise import load_training_data
     from train.config.run_config import resolve_config
-    from train.distributed.group import Ranks, Topology
+    from train.distributed.group import Ranks
     from train.distributed.machine import keep_freed_memory
+    from train.distributed.topology import Topology
     from train.fast.choose import choose_path
     from train.model.adapt import adapt, master_weights_in_fp32
     from train.model.base import load_model, load_tokenizer, model_fingerprint

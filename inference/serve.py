@@ -31,7 +31,7 @@ from inference.command import VerifyOption, make_app, note, prepare_environment,
 from inference.models.published import default_run, open_published
 from inference.serving.server import bind, check_exposure, is_loopback, missing_packages
 from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
-from train.distributed.launch import usable_cores
+from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ModelError
 
 LLAMA_CPP_CONTEXT_TOKENS = 4096

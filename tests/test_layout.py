@@ -28,6 +28,7 @@ TORCH_FREE = (
     "train.fault_tolerance.guards",
     "train.run_folder.retries",
     "train.distributed.machine",
+    "train.distributed.topology",
     "train.results.diagnose",
     "train.batching.batches",
     "train.generation.settings",

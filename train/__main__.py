@@ -200,7 +200,7 @@ def prepare_environment(resolved: ResolvedConfig, *, offline: bool = False) -> N
 
 def check_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     """Be one rank of a preflight."""
-    from train.distributed.group import read_topology
+    from train.distributed.topology import read_topology
     from train.preflight.preflight import preflight
 
     phases.current = "preflight"
@@ -209,7 +209,7 @@ def check_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
 
 def train_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     """Be one rank: train, and on the main rank print the outcome."""
-    from train.distributed.group import read_topology
+    from train.distributed.topology import read_topology
 
     topology = read_topology(os.environ)
     with guarded(resolved.config, phases, topology.rank, leave) as guards:

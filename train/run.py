@@ -9,9 +9,9 @@ import transformers
 
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig
-from train.distributed.group import Topology, join
-from train.distributed.launch import usable_cores
-from train.distributed.machine import keep_freed_memory
+from train.distributed.group import join
+from train.distributed.machine import keep_freed_memory, usable_cores
+from train.distributed.topology import Topology
 from train.failure import Phases
 from train.fast.choose import choose_path
 from train.fault_tolerance.begin import begin, run_identity

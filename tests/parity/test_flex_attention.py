@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations import flex_attention as integration
 
 from data.render import IGNORE_INDEX, RenderedRow
-from train.distributed.group import Ranks, Topology
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
 from train.fast.choose import FLEX_TREES, TREES, Path, _flex_attention_if_it_runs, _summed_loss
 from train.fast.prefix_tree import PrefixSharingCollator
 

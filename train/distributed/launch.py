@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ExitCode
 
 
@@ -20,11 +21,6 @@ class LocalLaunch:
     num_processes: int
     num_nodes: int = 1
     node_rank: int = 0
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use (where the system can tell; macOS cannot: then all of them)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_launch(environment: Mapping[str, str], configured_processes: int) -> LocalLaunch | None:

@@ -1,4 +1,4 @@
-"""What this machine gives the process: memory within its limits, folders it may write, its user. No torch here."""
+"""What this machine gives the process: cores, memory within its limits, folders it may write, a user. No torch."""
 
 import ctypes
 import getpass
@@ -19,6 +19,11 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a mount point whose size is aske
 PROBE_BYTES = 32 * 2**20
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def usable_cores() -> int:
+    """Processor cores this process may use (where the system can tell; macOS cannot: then all of them)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -29,7 +29,8 @@ from train.batching.tokenise import TokenisedRows
 from train.batching.topics import topic_groups
 from train.config.run_config import RunConfig
 from train.distributed.exchange import broadcast_only_what_trains, gathered_bytes, round_gradients_to_bf16
-from train.distributed.group import Ranks, Topology
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
 from train.failure import FREE_SPACE, ExitCode, StorageError
 from train.fast.label_loss import add_label_scores, num_labels
 from train.fault_tolerance import checkpoints as resume

@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Enum, Gauge, Info, ProcessCollector, start_http_server
 
-from train.distributed.group import Topology
+from train.distributed.topology import Topology
 
 PREFIX = "fieldcraft"
 PHASES = ("model", "speed", "training", "publication", "demo", "done")

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from train.config.run_config import DistributedConfig
-from train.distributed.group import join, read_topology
-from train.distributed.launch import usable_cores
-from train.distributed.machine import available_memory_bytes
+from train.distributed.group import join
+from train.distributed.machine import available_memory_bytes, usable_cores
+from train.distributed.topology import read_topology
 from train.failure import ConfigError
 from train.model.base import pick_device
 from train.planning.predict import DEVICES, GIGA, GPU_UTILISATION, Device, Link

@@ -19,8 +19,8 @@ import torch
 from transformers import PreTrainedModel
 
 from train.config.run_config import AUTO_BATCH, AdaptConfig, RunConfig
-from train.distributed.group import Topology, read_topology
 from train.distributed.machine import available_memory_bytes
+from train.distributed.topology import Topology, read_topology
 from train.failure import MemoryShortError, RunError
 from train.model.adapt import ParameterCount
 from train.model.base import architecture_without_weights, pick_device, pick_precision

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 from train.batching.tokenise import TrainingData
 from train.config.run_config import RunConfig
 from train.distributed.exchange import check_gradient_compression
-from train.distributed.group import Ranks, Topology
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
 from train.fast.choose import Path
 from train.fast.prefix_tree import PrefixSharingCollator
 from train.planning.count_work import data_work, job_of

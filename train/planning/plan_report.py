@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import AUTO_BATCH, ResolvedConfig, RunConfig
-from train.distributed.group import join, read_topology
+from train.distributed.group import join
+from train.distributed.topology import read_topology
 from train.failure import ConfigError, ModelError
 from train.fast.choose import refusals
 from train.model.adapt import ParameterCount

@@ -17,7 +17,6 @@ import torch
 from data.tokenizer import cache_dir
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig, RunConfig
-from train.distributed.group import Topology, check_world_size
 from train.distributed.machine import (
     SHARED_MEMORY,
     VolumeSpeed,
@@ -26,6 +25,7 @@ from train.distributed.machine import (
     shared_memory_bytes,
     user_name,
 )
+from train.distributed.topology import Topology, check_world_size
 from train.failure import ConfigError, MemoryShortError, ModelError, StorageError
 from train.fast.label_loss import score_batch
 from train.fault_tolerance.begin import decide_beginning, run_identity

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from train.config.run_config import DistributedConfig, ResolvedConfig
-from train.distributed.group import Ranks, Topology, join
+from train.distributed.group import Ranks, join
+from train.distributed.topology import Topology
 from train.failure import ExitCode, RunError, describe_failure
 from train.planning.measure import measure_link
 from train.preflight.checks import AFTER_MEETING, CHECKS, Check, Facts, Warned

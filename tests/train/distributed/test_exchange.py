@@ -23,7 +23,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from train.planning.measure import measure_link
 from train.config.run_config import DistributedConfig
-from train.distributed.group import join, read_topology
+from train.distributed.group import join
+from train.distributed.topology import read_topology
 from train.distributed.exchange import broadcast_only_what_trains, check_gradient_compression, round_gradients_to_bf16
 
 ranks = join(read_topology(os.environ), DistributedConfig(rendezvous_timeout_seconds=60))

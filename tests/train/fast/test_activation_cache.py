@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import RenderedRow
 from train.config.run_config import AdaptConfig
-from train.distributed.group import Ranks, Topology
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
 from train.fast.activation_cache import evict, is_valid, open_or_build, refusal
 from train.fast.frozen_layers import Layout, compute_states, first_trained_layer, injected_states, without_trunk
 from train.model.adapt import adapt, transformer_layers

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from train.distributed.group import Topology
+from train.distributed.topology import Topology
 from train.monitoring.prometheus import PHASES, STEP_GAUGES, Exporter, open_exporter
 
 MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"

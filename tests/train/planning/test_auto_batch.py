@@ -13,7 +13,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from data.render import RenderedRow
 from train.batching.tokenise import TokenisedRows, TrainingData
 from train.config.run_config import AUTO_BATCH, resolve_config
-from train.distributed.group import Ranks, Topology
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
 from train.failure import ConfigError
 from train.methods.sft import RowDataset
 from train.model.adapt import adapt

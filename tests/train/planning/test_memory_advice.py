@@ -10,8 +10,8 @@ import torch
 
 from tests.conftest import clean_environment
 from train.config.run_config import resolve_config
-from train.distributed.group import Topology
 from train.distributed.machine import available_memory_bytes
+from train.distributed.topology import Topology
 from train.failure import ConfigError, ExitCode, MemoryShortError, describe_failure
 from train.planning import memory_advice
 from train.planning.memory_advice import advised, estimator, memory_remedy, useful_changes, with_settings

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from train.config.run_config import resolve_config
-from train.distributed import machine as host
-from train.distributed.group import Topology
-from train.distributed.machine import VolumeSpeed, available_memory_bytes, prove_volume
+from train.distributed.machine import VolumeSpeed
+from train.distributed.topology import Topology
 from train.failure import ConfigError, DivergedError, MemoryShortError, StorageError
 from train.preflight import checks as preflight_checks
 from train.preflight.checks import Check, Facts, Warned
@@ -116,29 +115,6 @@ def test_precision_off_by_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight_checks, "pick_precision", lambda _: torch.float8_e5m2)
     finding = examine_alone(Check("precision", preflight_checks.precision), facts_of(tmp_path), [])
     assert finding.verdict == "failed"
-
-
-def test_a_container_limit_counts_for_more_than_the_machine(tmp_path):
-    machine = available_memory_bytes(tmp_path)
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text(f"{2**20}\n")
-    assert available_memory_bytes(tmp_path) == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.max").write_text(f"{3 * 2**20}\n")
-    assert available_memory_bytes(tmp_path) == 2 * 2**20
-
-
-def test_a_user_without_a_name(monkeypatch):
-    def no_passwd_entry():
-        raise KeyError("getpwuid(): uid not found: 1000660000")
-
-    monkeypatch.setattr(host.getpass, "getuser", no_passwd_entry)
-    assert host.user_name().endswith("(without a name)")
-
-
-def test_a_volume_is_left_as_it_was(tmp_path):
-    speed = prove_volume(tmp_path / "new", num_bytes=2**20)
-    assert speed.write_bytes_per_second > 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_check_is_skipped_where_what_it_needs_failed(tmp_path):
