@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from data.dataset import read_questions
+from data.files import write_json
 from data.progress import progress_on
 from inference.command import (
     DEFAULTS,
@@ -44,7 +45,6 @@ from inference.models.published import PublishedModel, default_run, named_base, 
 from train.config.run_config import RunConfig
 from train.failure import ConfigError, GateError, ModelError
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import write_json
 
 if TYPE_CHECKING:
     from inference.judging.evaluation import Evaluation, Judging

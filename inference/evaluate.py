@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from data.files import write_json
 from data.progress import progress_on
 from inference.asking.ask import Source
 from inference.command import (
@@ -39,7 +40,6 @@ from inference.judging.options import (
 from inference.models.published import default_run, is_run, named_base, open_published
 from train.failure import BadDataError, GateError
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import write_json
 
 app = make_app()
 

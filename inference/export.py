@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from data.files import sha256_of, write_json
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
 from inference.compare import questions_to_ask
 from inference.gguf.llama_cpp import (
@@ -41,7 +42,7 @@ from inference.models.published import PublishedModel, default_run, open_publish
 from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
 from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ModelError, StorageError
-from train.run_folder.run_folder import MANIFEST, READY, published_atomically, sha256_of, write_json
+from train.run_folder.run_folder import MANIFEST, READY, published_atomically
 
 if TYPE_CHECKING:
     from inference.models.load import LoadedModel

@@ -13,9 +13,10 @@ MAY_IMPORT = {
     "data": {"data"},
     "train": {"data", "train"},
     "inference": {"data", "train", "inference"},
-    "deploy": {"deploy", "data.schema", "train.config.run_config", "train.run_folder.run_folder"},
+    "deploy": {"deploy", "data.files", "data.schema", "train.config.run_config", "train.run_folder.run_folder"},
 }
 TORCH_FREE = (
+    "data.files",
     "data.schema",
     "train.config.run_config",
     "train.run_folder.run_folder",

@@ -1,7 +1,8 @@
 """A run folder with checkpoints of one byte, for tests of what counts and what is taken up."""
 
+from data.files import write_json
 from train.fault_tolerance.checkpoints import commit
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 
 IDENTITY = {"optim.epochs": 2, "data": "abc"}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from data.files import write_json
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig
 from train.distributed.group import join
@@ -33,7 +34,7 @@ from train.results.report.page import write_report_or_warn
 from train.results.summary import describe_batch, describe_setup, summary, write_demo
 from train.run_folder.provenance import provenance
 from train.run_folder.retries import retried
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data.files import sha256_of
 from deploy.errors import ClusterError, DeployError, ExitCode
 from deploy.jobs.meaning import Snapshot, explanations, is_running, phase_of
 from deploy.jobs.pytorchjob import CONTAINER_SECURITY, labels, placement, pod_security, pull_policy
@@ -26,7 +27,6 @@ from train.run_folder.run_folder import (
     ManifestError,
     RunFolder,
     parse_manifest,
-    sha256_of,
     stays_inside,
     verify_manifest,
 )

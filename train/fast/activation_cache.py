@@ -19,13 +19,13 @@ import torch.distributed as dist
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from data.files import flush_folder, sha256_of, write_json
 from data.render import RenderedRow
 from data.tokenizer import cache_dir
 from train.config.run_config import AdaptConfig
 from train.distributed.group import Ranks
 from train.fast.frozen_layers import Layout, compute_states, first_trained_layer, trunk_dtype
 from train.run_folder.retries import reserve
-from train.run_folder.run_folder import flush_folder, sha256_of, write_json
 
 NO_ROOM = "Free space there, name another folder in CACHE_DIR, or set speed.activation_cache=off."
 STATES, META = "states.bin", "meta.json"

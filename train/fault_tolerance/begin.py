@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from data.files import write_json
 from train.batching.tokenise import TrainingData
 from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.group import Ranks
@@ -18,7 +19,7 @@ from train.failure import ConfigError, StorageError
 from train.fault_tolerance.checkpoints import BEST_WEIGHTS, best_step_of, committed_checkpoints, set_aside_damaged
 from train.fault_tolerance.run_lock import RunLock
 from train.model.base import model_fingerprint
-from train.run_folder.run_folder import COMMITTED, RunFolder, write_json
+from train.run_folder.run_folder import COMMITTED, RunFolder
 from train.run_folder.saved_weights import load_weights
 
 Beginning = Literal["finished", "resume", "fresh"]

@@ -9,16 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from data.files import flush, flush_entries
 from train.run_folder.retries import pauses, retried, succeeds
-from train.run_folder.run_folder import (
-    COMMITTED,
-    ManifestError,
-    RunFolder,
-    flush,
-    flush_entries,
-    verify_manifest,
-    write_manifest,
-)
+from train.run_folder.run_folder import COMMITTED, ManifestError, RunFolder, verify_manifest, write_manifest
 
 TRAINABLE_WEIGHTS = "trainable.safetensors"
 BEST_WEIGHTS = "best.safetensors"

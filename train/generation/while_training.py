@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel, TrainerCallback
 
+from data.files import read_json, write_json
 from data.render import IGNORE_INDEX, RenderedRow
 from train.batching.tokenise import TrainingData, seeded_subset
 from train.config.run_config import RunConfig
@@ -21,7 +22,7 @@ from train.generation.batched import answer_prompts
 from train.generation.generate import context_tokens
 from train.generation.scores import Sample, score
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import RunFolder, read_json, write_json
+from train.run_folder.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

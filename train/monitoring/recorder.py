@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback
 
+from data.files import write_json
 from train.failure import DivergedError
 from train.run_folder.retries import write_json_if_possible
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 from train.units import human_seconds, utc_now
 
 SECONDS_BETWEEN_WRITES = 5.0

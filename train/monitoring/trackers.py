@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.files import read_json, write_json
 from train.masking import masked
 from train.monitoring.tracking import Description, Point, Sink
-from train.run_folder.run_folder import RunFolder, read_json, write_json
+from train.run_folder.run_folder import RunFolder
 
 EXPERIMENT = "fieldcraft"
 POINTS_PER_REQUEST = 1000

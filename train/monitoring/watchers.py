@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.files import read_json
 from train.batching.tokenise import TrainingData
 from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.group import Ranks
@@ -16,7 +17,7 @@ from train.fault_tolerance.checkpoints import checkpoint_step
 from train.methods.trl_options import steps_per_epoch
 from train.monitoring.recorder import Recorder, Watcher, pick_display
 from train.run_folder.retries import write_json_if_possible
-from train.run_folder.run_folder import RunFolder, read_json
+from train.run_folder.run_folder import RunFolder
 from train.units import utc_now
 
 

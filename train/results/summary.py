@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from data.files import write_json
 from train.batching.tokenise import TrainingData
 from train.config.run_config import AUTO_BATCH, ResolvedConfig, RunConfig
 from train.failure import Phases
@@ -21,7 +22,7 @@ from train.model.base import load_model, pick_attention, pick_device, pick_preci
 from train.monitoring.recorder import Recorder, peak_memory_bytes
 from train.results.publish import load_published
 from train.run_folder.provenance import provenance
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 from train.units import human_seconds
 
 if TYPE_CHECKING:

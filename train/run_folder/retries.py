@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.files import write_json
 from train.failure import ExitCode, StorageError, exit_code_of
-from train.run_folder.run_folder import write_json
 
 Written = TypeVar("Written")
 

@@ -1,18 +1,18 @@
-"""Every file name in a run folder, and how files there are written: aside, flushed, renamed into place.
+"""Every file name in a run folder, and how a folder there is published: filled aside, flushed, renamed into place.
 
 No torch here: `deploy` reads run folders too.
 """
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from data.files import flush_entries, flush_folder, sha256_of, write_json
 
 READY = "READY"
 MANIFEST = "manifest.json"
@@ -121,32 +121,6 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace `path` by this content, as `write_text` does."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Replace `path` atomically: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_name(f".{path.name}.{os.getpid()}")
-    with half_written.open("w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    half_written.replace(path)
-
-
-def read_json(path: Path, default: Any) -> Any:
-    """A JSON file's content, `default` where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write `manifest.json`: `facts`, and size and sha256 of every other file in the folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, READY)]
@@ -244,23 +218,3 @@ def published_atomically(folder: Path) -> Iterator[Path]:
             previous.rename(folder)
         for leftover in (aside, previous):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def flush_entries(folder: Path) -> None:
-    """Make sure that what was made or renamed in `folder` stays so; the content of its files is not touched."""
-    flush([folder])
-
-
-def flush_folder(folder: Path) -> None:
-    """Make sure that every file below `folder` has reached the disk, and the folder's own entries too."""
-    flush([*folder.rglob("*"), folder])
-
-
-def flush(paths: Iterable[Path]) -> None:
-    """Make sure that the content of these files, and the entries of these folders, have reached the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from data.files import flush_entries
 from train.failure import StorageError
 from train.run_folder.retries import retried, succeeds
-from train.run_folder.run_folder import flush_entries
 
 CONTENT_HASH = "sha256"
 

@@ -1,9 +1,10 @@
 import pytest
 
+from data.files import write_json
 from tests.tiny_checkpoints import IDENTITY, begun_run, checkpoint
 from train.failure import ConfigError
 from train.fault_tolerance.begin import decide_beginning
-from train.run_folder.run_folder import RunFolder, published_atomically, write_json
+from train.run_folder.run_folder import RunFolder, published_atomically
 
 
 @pytest.fixture

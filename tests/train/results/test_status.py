@@ -6,9 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
+from data.files import write_json
 from train.failure import ConfigError
 from train.results.status import show_status, sparkline
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 from train.units import utc_now
 
 CONFIG = {"recipe": "smoke", "config": {}, "sources": {}}

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.files import read_json
 from data.tokenizer import EMBEDDED_MODEL
 from train.failure import ConfigError
 from train.results.model_card import EMBEDDED_HUB_ID
 from train.results.report.charts import Chart, Series, curve_with_trend, layout, short_number
-from train.run_folder.run_folder import RunFolder, read_json
+from train.run_folder.run_folder import RunFolder
 from train.units import human_bytes, human_seconds
 
 Record = dict[str, Any]

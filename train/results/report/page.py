@@ -8,8 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from data.files import write_text
 from train.results.report.facts import RunFiles, page_facts
-from train.run_folder.run_folder import RunFolder, write_text
+from train.run_folder.run_folder import RunFolder
 from train.units import utc_now
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from data.files import write_json
 from train.failure import ConfigError
 from train.results.report.charts import MOST_POINTS, Chart, Series, layout, thinned
 from train.results.report.facts import RunFiles, page_facts
 from train.results.report.page import render_report, write_report, write_report_or_warn
-from train.run_folder.run_folder import RunFolder, write_json
+from train.run_folder.run_folder import RunFolder
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
