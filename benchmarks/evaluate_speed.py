@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.sft_speed import machine
-from data.tokenizer import EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
 from inference.command import prepare_environment
 from train.failure import RunError
 from train.generation.settings import GenerationSettings

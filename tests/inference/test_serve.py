@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from data.dataset import read_prompt
+from data.model_files import embedded_gguf
 from data.render import render_prompt
-from data.tokenizer import embedded_gguf, load_chat_tokenizer
+from data.tokenizer import load_chat_tokenizer
 from inference import serve
 from inference.asking.generate import ask_model
 from inference.models.load import load_tuned

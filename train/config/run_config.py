@@ -26,7 +26,8 @@ from pydantic import (
     model_validator,
 )
 
-from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES, EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
+from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES
 from train.config.yaml_files import YamlError as YamlError
 from train.config.yaml_files import flatten, load_recipe, nearest, recipe_path
 from train.config.yaml_files import parse_override as parse_override

@@ -20,8 +20,8 @@ from filelock import FileLock
 from transformers import PreTrainedModel
 
 from data.files import flush_folder, sha256_of, write_json
+from data.model_files import cache_dir
 from data.render import RenderedRow
-from data.tokenizer import cache_dir
 from train.config.run_config import AdaptConfig
 from train.distributed.group import Ranks
 from train.fast.frozen_layers import Layout, compute_states, first_trained_layer, trunk_dtype

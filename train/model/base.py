@@ -18,8 +18,9 @@ from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
 
 from data.files import sha256_of
+from data.model_files import found_at, gguf_cache_dir, gguf_file_of
 from data.render import check_template
-from data.tokenizer import found_at, gguf_cache_dir, gguf_file_of, load_chat_tokenizer
+from data.tokenizer import load_chat_tokenizer
 from train.config.run_config import ModelConfig, RunConfig
 from train.failure import ExitCode, ModelError, exit_code_of
 

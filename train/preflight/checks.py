@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import torch
 
-from data.tokenizer import cache_dir
+from data.model_files import cache_dir
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.machine import (

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from data.tokenizer import EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
 from train.config.run_config import RunConfig
 from train.units import human_seconds
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import read_json
-from data.tokenizer import EMBEDDED_MODEL
+from data.model_files import EMBEDDED_MODEL
 from train.failure import ConfigError
 from train.results.model_card import EMBEDDED_HUB_ID
 from train.results.report.charts import Chart, Series, curve_with_trend, layout, short_number
