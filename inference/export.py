@@ -42,7 +42,7 @@ from inference.models.published import PublishedModel, default_run, open_publish
 from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
 from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ModelError, StorageError
-from train.run_folder.run_folder import MANIFEST, READY, published_atomically
+from train.run_folder.manifest import MANIFEST, READY, published_atomically
 
 if TYPE_CHECKING:
     from inference.models.load import LoadedModel

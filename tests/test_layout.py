@@ -13,13 +13,21 @@ MAY_IMPORT = {
     "data": {"data"},
     "train": {"data", "train"},
     "inference": {"data", "train", "inference"},
-    "deploy": {"deploy", "data.files", "data.schema", "train.config.run_config", "train.run_folder.run_folder"},
+    "deploy": {
+        "deploy",
+        "data.files",
+        "data.schema",
+        "train.config.run_config",
+        "train.run_folder.manifest",
+        "train.run_folder.run_folder",
+    },
 }
 TORCH_FREE = (
     "data.files",
     "data.model_files",
     "data.schema",
     "train.config.run_config",
+    "train.run_folder.manifest",
     "train.run_folder.run_folder",
     "train.failure",
     "train.distributed.launch",

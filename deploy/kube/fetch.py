@@ -21,15 +21,8 @@ from deploy.jobs.meaning import Snapshot, explanations, is_running, phase_of
 from deploy.jobs.pytorchjob import CONTAINER_SECURITY, labels, placement, pod_security, pull_policy
 from deploy.kube.client import Cluster
 from deploy.profile import OUTPUT_MOUNT, ClusterProfile, Deployment
-from train.run_folder.run_folder import (
-    MANIFEST,
-    READY,
-    ManifestError,
-    RunFolder,
-    parse_manifest,
-    stays_inside,
-    verify_manifest,
-)
+from train.run_folder.manifest import MANIFEST, READY, ManifestError, parse_manifest, stays_inside, verify_manifest
+from train.run_folder.run_folder import RunFolder
 
 Object = dict[str, Any]
 Say = Callable[[str], None]

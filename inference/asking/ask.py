@@ -34,7 +34,7 @@ from inference.models.published import (
 from train.config.run_config import RunConfig
 from train.failure import ConfigError
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import is_published
+from train.run_folder.manifest import is_published
 
 if TYPE_CHECKING:
     from inference.asking.generate import Reply

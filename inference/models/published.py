@@ -16,15 +16,8 @@ from data.dataset import read_prompt
 from data.model_files import EMBEDDED_MODEL
 from train.config.run_config import ModelConfig, RunConfig, resolve_config
 from train.failure import ModelError
-from train.run_folder.run_folder import (
-    MANIFEST,
-    READY,
-    SYSTEM_PROMPT,
-    ManifestError,
-    RunFolder,
-    is_published,
-    verify_manifest,
-)
+from train.run_folder.manifest import MANIFEST, READY, ManifestError, is_published, verify_manifest
+from train.run_folder.run_folder import SYSTEM_PROMPT, RunFolder
 
 HASHED_BYTES = 1_000_000_000
 """Folders up to this size are hashed whenever they are opened (below a second); larger ones if asked."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data.tokenizer import load_chat_tokenizer
 from tests.bad_inputs.forked_commands import ROOT, Commands, Finished
-from train.run_folder.run_folder import READY, write_manifest
+from train.run_folder.manifest import READY, write_manifest
 
 Prepare = Callable[[Path], object]
 DISK_BYTES = 192 * 1024

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 from tests.forked_ranks import Gang, Rank, run_gang
 from tests.tiny_runs import CACHED, PLAIN, tiny_run
-from train.run_folder.run_folder import COMMITTED, RunFolder, is_published, verify_manifest
+from train.run_folder.manifest import is_published, verify_manifest
+from train.run_folder.run_folder import COMMITTED, RunFolder
 
 COLLECTIVE_TIMEOUT_SECONDS = 30
 BOUND_SECONDS = 150

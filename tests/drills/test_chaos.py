@@ -16,7 +16,8 @@ import pytest
 from tests.chaos.storm import assert_same_run, assert_sound
 from tests.cluster.local_cluster import LocalCluster
 from tests.small_volume import fill_up, small_volume
-from train.run_folder.run_folder import RunFolder, verify_manifest
+from train.run_folder.manifest import verify_manifest
+from train.run_folder.run_folder import RunFolder
 
 NAMESPACE, NAME, CLAIM = "fieldcraft", "fieldcraft-smoke", "fieldcraft-smoke-output"
 MASTER, WORKER = f"{NAME}-master-0", f"{NAME}-worker-0"

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.cluster.kinds import CLAIM, POD
-from train.run_folder.run_folder import READY, verify_manifest, write_manifest
+from train.run_folder.manifest import READY, verify_manifest, write_manifest
 
 NAMESPACE, NAME, CLAIM_NAME = "fieldcraft", "fieldcraft-smoke", "fieldcraft-smoke-output"
 IMAGE = "localhost/fieldcraft:dev"

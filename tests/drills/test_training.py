@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from train.run_folder.run_folder import verify_manifest
+from train.run_folder.manifest import verify_manifest
 
 NAMESPACE, NAME, CLAIM = "fieldcraft", "fieldcraft-smoke", "fieldcraft-smoke-output"
 IMAGE = "localhost/fieldcraft:dev"

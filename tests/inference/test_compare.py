@@ -13,7 +13,8 @@ from inference.compare import app, questions_to_ask
 from inference.models.load import load_original, load_tuned
 from inference.models.published import open_published
 from train.results.publish import Publication, publish
-from train.run_folder.run_folder import MANIFEST, RunFolder
+from train.run_folder.manifest import MANIFEST
+from train.run_folder.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max-new-tokens", "2"]

@@ -15,7 +15,7 @@ from inference import export
 from inference.export import app, count_weights, needed_space_bytes
 from inference.gguf.llama_cpp import PACKAGE, SCRIPT, find_converter, find_quantiser
 from inference.models.published import open_published
-from train.run_folder.run_folder import MANIFEST, READY, verify_manifest, write_manifest
+from train.run_folder.manifest import MANIFEST, READY, verify_manifest, write_manifest
 
 HAS_PACKAGES = all(importlib.util.find_spec(name) for name in ("sentencepiece", "xllamacpp"))
 NEEDS_LLAMA_CPP = pytest.mark.skipif(

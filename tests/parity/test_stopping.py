@@ -11,7 +11,8 @@ import pytest
 
 from tests.chaos.storm import assert_same_run
 from tests.forked_ranks import free_port
-from train.run_folder.run_folder import RunFolder, verify_manifest
+from train.run_folder.manifest import verify_manifest
+from train.run_folder.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120

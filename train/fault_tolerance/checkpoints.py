@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data.files import flush, flush_entries
+from train.run_folder.manifest import ManifestError, verify_manifest, write_manifest
 from train.run_folder.retries import pauses, retried, succeeds
-from train.run_folder.run_folder import COMMITTED, ManifestError, RunFolder, verify_manifest, write_manifest
+from train.run_folder.run_folder import COMMITTED, RunFolder
 
 TRAINABLE_WEIGHTS = "trainable.safetensors"
 BEST_WEIGHTS = "best.safetensors"

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from train.failure import ModelError
 from train.generation.generate import generate_answer, question_conversation
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import MODEL_CARD, SYSTEM_PROMPT, RunFolder, published_atomically, write_manifest
+from train.run_folder.manifest import published_atomically, write_manifest
+from train.run_folder.run_folder import MODEL_CARD, SYSTEM_PROMPT, RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

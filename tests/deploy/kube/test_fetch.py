@@ -10,7 +10,7 @@ import pytest
 from deploy.errors import DeployError
 from deploy.kube.fetch import MAX_ATTEMPTS_WITHOUT_PROGRESS, extractor_pod, fetch_run, with_image_of
 from deploy.profile import plan_deployment
-from train.run_folder.run_folder import READY, verify_manifest, write_manifest
+from train.run_folder.manifest import READY, verify_manifest, write_manifest
 
 
 class LocalSource:

@@ -23,7 +23,8 @@ from train.failure import ModelError
 from train.generation.generate import question_conversation
 from train.model.adapt import untie_head
 from train.results.publish import Publication, publish
-from train.run_folder.run_folder import MANIFEST, READY, RunFolder
+from train.run_folder.manifest import MANIFEST, READY
+from train.run_folder.run_folder import RunFolder
 
 WEIGHTS = "best_model/model.safetensors"
 

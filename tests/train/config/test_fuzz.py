@@ -17,7 +17,7 @@ from deploy.profile import plan_deployment
 from inference.models.published import open_published
 from train.config.run_config import ResolvedConfig, field_names, resolve_config
 from train.failure import ConfigError, ModelError
-from train.run_folder.run_folder import READY, ManifestError, verify_manifest, write_manifest
+from train.run_folder.manifest import READY, ManifestError, verify_manifest, write_manifest
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.dates()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALARS, inner, max_size=3))

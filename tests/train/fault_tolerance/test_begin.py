@@ -4,7 +4,8 @@ from data.files import write_json
 from tests.tiny_checkpoints import IDENTITY, begun_run, checkpoint
 from train.failure import ConfigError
 from train.fault_tolerance.begin import decide_beginning
-from train.run_folder.run_folder import RunFolder, published_atomically
+from train.run_folder.manifest import published_atomically
+from train.run_folder.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from tests.tiny_checkpoints import IDENTITY, begun_run, checkpoint
 from train.fault_tolerance.begin import decide_beginning
 from train.fault_tolerance.checkpoints import checkpoint_step, commit, committed_checkpoints, prune, set_aside_damaged
-from train.run_folder.run_folder import COMMITTED, MANIFEST
+from train.run_folder.manifest import MANIFEST
+from train.run_folder.run_folder import COMMITTED
 
 
 @pytest.fixture

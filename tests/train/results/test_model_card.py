@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from train.results.model_card import model_card
-from train.run_folder.run_folder import MANIFEST, MODEL_CARD
+from train.run_folder.manifest import MANIFEST
+from train.run_folder.run_folder import MODEL_CARD
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import torch
 from tests.small_volume import fill_up, small_volume
 from train.failure import ExitCode, StorageError, exit_code_of
 from train.fault_tolerance.checkpoints import committed_checkpoints, damage, write_checkpoint
+from train.run_folder.manifest import published_atomically
 from train.run_folder.retries import pauses, reserve, retried, succeeds
-from train.run_folder.run_folder import RunFolder, published_atomically
+from train.run_folder.run_folder import RunFolder
 from train.run_folder.saved_weights import BestWeights, load_weights, save_weights
 
 MIB = 2**20
