@@ -1,4 +1,4 @@
-"""What a run says about itself: step records, a progress display, `status.json`, and the stop on NaN."""
+"""What a run says about itself: step records, `training_history.json`, `status.json`, and the stop on NaN."""
 
 import json
 import math
@@ -7,19 +7,19 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback
 
 from data.files import write_json
 from train.failure import DivergedError
+from train.monitoring.display import Display
+from train.monitoring.watcher import Watcher
 from train.run_folder.retries import write_json_if_possible
 from train.run_folder.run_folder import RunFolder
-from train.units import human_seconds, utc_now
+from train.units import utc_now
 
 SECONDS_BETWEEN_WRITES = 5.0
 RECENT_STEPS = 50
@@ -51,79 +51,6 @@ def loss_by_topic(logs: Mapping[str, float]) -> dict[str, float]:
     {'knots': 1.5}
     """
     return {name.removeprefix(TOPIC_LOSS): loss for name, loss in logs.items() if name.startswith(TOPIC_LOSS)}
-
-
-class Watcher(Protocol):
-    """Is told of a run under way, on every rank, and must neither stop nor slow it: see `train.monitoring.watchers`."""
-
-    def enter(self, phase: str) -> None:
-        """A phase of the run begins."""
-
-    def show(self, record: Mapping[str, Any]) -> None:
-        """A record of the history was made."""
-
-    def pause(self) -> None:
-        """Training is over, for now or for good: what is known must be safe soon."""
-
-
-class Display(Protocol):
-    """Shows a run under way to a person."""
-
-    def show(self, record: Mapping[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
-class LineDisplay:
-    """One line per record, for logs: no carriage returns, no colours."""
-
-    def __init__(self, every_steps: int) -> None:
-        self.every_steps = every_steps
-
-    def show(self, record: Mapping[str, Any]) -> None:
-        is_due = record["step"] % self.every_steps == 0 or record["step"] == record["total_steps"]
-        if record["kind"] == "evaluation" or is_due:
-            print(describe(record), flush=True)
-
-    def close(self) -> None:
-        pass
-
-
-class BarDisplay:
-    """A progress bar with the latest numbers, for a terminal; evaluations stay above it."""
-
-    def __init__(self) -> None:
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(),
-            transient=False,
-        )
-        self.task = self.progress.add_task("training", numbers="", total=None)
-        self.progress.start()
-
-    def show(self, record: Mapping[str, Any]) -> None:
-        if record["kind"] == "evaluation":
-            self.progress.console.print(describe(record), highlight=False)
-        else:
-            self.progress.update(
-                self.task, completed=record["step"], total=record["total_steps"], numbers=describe(record)
-            )
-
-    def close(self) -> None:
-        self.progress.stop()
-
-
-def describe(record: Mapping[str, Any]) -> str:
-    """One record as a line for people."""
-    if record["kind"] == "evaluation":
-        return f"evaluation at step {record['step']}: loss {record['loss']:.4f}  perplexity {record['perplexity']:.2f}"
-    return (
-        f"step {record['step']}/{record['total_steps']}  {record['percent']:.1f} %  loss {record['loss']:.4f}  "
-        f"ppl {record['perplexity']:.2f}  lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.3f}  "
-        f"{record['rows_per_second']:.2f} rows/s  {record['tokens_per_second']:,.0f} tok/s  "
-        f"{record['memory_bytes'] / 2**30:.1f} GiB  {human_seconds(record['seconds_left'])} left"
-    )
 
 
 class Recorder(TrainerCallback):
@@ -326,8 +253,3 @@ class Recorder(TrainerCallback):
 
     def losses(self, kind: str) -> list[float]:
         return [record["loss"] for record in self.history if record["kind"] == kind]
-
-
-def pick_display(every_steps: int) -> Display:
-    """A bar on a terminal, lines elsewhere."""
-    return BarDisplay() if sys.stdout.isatty() else LineDisplay(every_steps)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.files import read_json, write_json
 from train.masking import masked
-from train.monitoring.tracking import Description, Point, Sink
+from train.monitoring.sink import Description, Point, Sink
 from train.run_folder.run_folder import RunFolder
 
 EXPERIMENT = "fieldcraft"

@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from train.config.run_config import ResolvedConfig
 from train.distributed.group import Ranks
 from train.masking import masked
+from train.monitoring.sink import Description, Point, Sink
 from train.monitoring.system_metrics import SECONDS_BETWEEN_SAMPLES, SystemMetrics
+from train.monitoring.trackers import SINKS
 from train.run_folder.provenance import provenance
 from train.run_folder.run_folder import RunFolder
 
@@ -30,36 +31,6 @@ FINISH_SECONDS = 20.0
 INSTALL = "Install it with: pip install '.[tracking]'"
 MOST_KEPT = 100_000
 """Numbers kept for a tracker that does not answer: some 10,000 steps."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One number of a run: at which optimizer step, and at which time (seconds since the epoch)."""
-
-    name: str
-    value: float
-    step: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a tracker is told of a run before its numbers."""
-
-    name: str
-    parameters: Mapping[str, str]
-    tags: Mapping[str, str]
-    first_step: int
-
-
-class Sink(Protocol):
-    """One tracker. Every method may raise anything, and may take its time, but not forever."""
-
-    name: str
-
-    def open(self) -> None: ...
-    def send(self, points: Sequence[Point]) -> None: ...
-    def finish(self, files: Sequence[Path]) -> None: ...
 
 
 def points_of(record: Mapping[str, Any], seconds: float) -> list[Point]:
@@ -206,8 +177,6 @@ def open_tracker(
     if not ranks.topology.is_main:
         system.start()
         return [SystemReporter(system)]
-    from train.monitoring.trackers import SINKS
-
     description = describe_run(resolved, identity, first_step)
     tracker = Tracker([SINKS[name](folder, description) for name in resolved.config.output.track], system, folder)
     tracker.start()

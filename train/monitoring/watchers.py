@@ -15,7 +15,9 @@ from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.group import Ranks
 from train.fault_tolerance.checkpoints import checkpoint_step
 from train.methods.trl_options import steps_per_epoch
-from train.monitoring.recorder import Recorder, Watcher, pick_display
+from train.monitoring.display import pick_display
+from train.monitoring.recorder import Recorder
+from train.monitoring.watcher import Watcher
 from train.run_folder.retries import write_json_if_possible
 from train.run_folder.run_folder import RunFolder
 from train.units import utc_now

@@ -8,9 +8,10 @@ import pytest
 import torch.distributed as dist
 
 from train.monitoring import system_metrics, tracking
+from train.monitoring.sink import Description, Point
 from train.monitoring.system_metrics import SystemMetrics, sample_system
 from train.monitoring.trackers import AimSink, MlflowSink, TensorBoardSink
-from train.monitoring.tracking import Description, Point, Tracked, Tracker, points_of
+from train.monitoring.tracking import Tracked, Tracker, points_of
 from train.run_folder.run_folder import RunFolder
 
 
