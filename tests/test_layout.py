@@ -41,6 +41,8 @@ TORCH_FREE = (
     "train.distributed.topology",
     "train.results.diagnose",
     "train.batching.batches",
+    "train.batching.steps",
+    "train.planning.cost",
     "train.generation.settings",
     "train.results.report.page",
     "train.results.status",

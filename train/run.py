@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from data.files import write_json
+from train.batching.steps import refuse_nonsense
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig
 from train.distributed.group import join
@@ -21,7 +22,6 @@ from train.fault_tolerance.guards import Guards
 from train.fault_tolerance.stopping import refuse_unsavable
 from train.generation.while_training import answer_callbacks
 from train.methods.sft import ChatTrainer, build_trainer
-from train.methods.trl_options import refuse_nonsense
 from train.model.adapt import ParameterCount, adapt, master_weights_in_fp32
 from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
 from train.monitoring.recorder import Recorder

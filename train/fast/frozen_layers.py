@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from train.batching.steps import TRUNK_BATCH_TOKENS
 from train.fast.tree_attention import TREE_ATTENTION, takes_tree_attention
 from train.model.adapt import transformer_layers
 from train.model.base import attention_by
-from train.planning.cost import TRUNK_BATCH_TOKENS
 
 
 def first_trained_layer(model: PreTrainedModel) -> int:

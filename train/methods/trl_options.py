@@ -1,4 +1,4 @@
-"""RunConfig -> TRL's SFTConfig: every option this project decides, the sizes they follow from, and what is refused."""
+"""RunConfig -> TRL's SFTConfig: every option this project decides, and which others are let through."""
 
 import dataclasses
 import difflib
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
+from train.batching.steps import total_steps, warmup_steps
 from train.config.run_config import RunConfig
 from train.failure import ConfigError
 from train.model.base import pick_device, pick_precision
@@ -50,44 +51,6 @@ def sft_options(config: RunConfig, *, world_size: int, num_train_rows: int, fold
         "max_length": None,  # rows are cut, and counted, before they come here
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
-
-
-def steps_per_epoch(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
-    """Optimizer steps in one epoch; the last may be smaller."""
-    return -(-num_train_rows // config.effective_batch_size(world_size))
-
-
-def total_steps(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
-    return steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows) * config.optim.epochs
-
-
-def warmup_steps(config: RunConfig, num_steps: int) -> int:
-    return round(config.optim.warmup_fraction * num_steps)
-
-
-def refuse_nonsense(config: RunConfig, *, world_size: int, num_train_rows: int) -> None:
-    """Stop before a run that would train nothing, or not what its settings say (ConfigError, with the numbers)."""
-    per_epoch = steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows)
-    steps = per_epoch * config.optim.epochs
-    if num_train_rows < config.effective_batch_size(world_size):
-        raise ConfigError(
-            f"{num_train_rows} training rows do not fill one effective batch of "
-            f"{config.effective_batch_size(world_size)} (batch_size {config.optim.batch_size} x accumulation_steps "
-            f"{config.optim.accumulation_steps} x {world_size} ranks)",
-            "Lower optim.batch_size, optim.accumulation_steps or optim.effective_batch_size, or add data.",
-        )
-    if warmup_steps(config, steps) >= steps:
-        raise ConfigError(
-            f"optim.warmup_fraction={config.optim.warmup_fraction} is {warmup_steps(config, steps)} warm-up steps of "
-            f"{steps} in all: the learning rate would never be reached",
-            "Lower optim.warmup_fraction or raise optim.epochs.",
-        )
-    for name, interval in [
-        ("evaluation.every_steps", config.evaluation.every_steps),
-        ("output.checkpoint_every_steps", config.output.checkpoint_every_steps),
-    ]:
-        if interval is not None and interval > steps:
-            raise ConfigError(f"{name}={interval} is never reached: the run has {steps} steps", f"Lower {name}.")
 
 
 def make_sft_config(options: Mapping[str, Any], extra: Mapping[str, Any]) -> SFTConfig:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data.files import read_json
+from train.batching.steps import steps_per_epoch
 from train.batching.tokenise import TrainingData
 from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.group import Ranks
 from train.fault_tolerance.checkpoints import checkpoint_step
-from train.methods.trl_options import steps_per_epoch
 from train.monitoring.display import pick_display
 from train.monitoring.recorder import Recorder
 from train.monitoring.watcher import Watcher

@@ -7,15 +7,14 @@ its weights. Norms, activation functions and the embedding are left out: below 1
 
 from dataclasses import dataclass
 
+from train.batching.steps import TRUNK_BATCH_TOKENS
+
 FP32_BYTES = 4
 ADAM_BYTES = 4 * FP32_BYTES
 """Per trained parameter: weight, gradient and two moments, all fp32."""
 
 ADAM_TRAFFIC_BYTES = 7 * FP32_BYTES
 """Read and written per trained parameter and step: four values read, three written."""
-
-TRUNK_BATCH_TOKENS = 4096
-"""Tokens that pass through the frozen layers at a time while their states are computed."""
 
 
 @dataclass(frozen=True)

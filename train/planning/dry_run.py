@@ -5,10 +5,11 @@ import os
 from rich.console import Console
 from rich.table import Table
 
+from train.batching.steps import refuse_nonsense
 from train.config.run_config import AUTO_BATCH, ResolvedConfig, field_names
 from train.distributed.launch import plan_launch
 from train.distributed.topology import check_world_size, read_topology
-from train.methods.trl_options import make_sft_config, refuse_nonsense, sft_options
+from train.methods.trl_options import make_sft_config, sft_options
 from train.planning.sizes import GIB, RunSizes, run_sizes
 from train.run_folder.run_folder import RunFolder
 

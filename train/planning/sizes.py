@@ -6,11 +6,11 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from data.dataset import read_dataset, read_questions
+from train.batching.steps import steps_per_epoch, total_steps, warmup_steps
 from train.batching.tokenise import split_configured
 from train.config.run_config import RunConfig
 from train.failure import ModelError
 from train.fast.frozen_layers import first_trained_layer
-from train.methods.trl_options import steps_per_epoch, total_steps, warmup_steps
 from train.model.adapt import ParameterCount, adapt, transformer_layers
 from train.model.base import architecture_without_weights, pick_precision
 from train.planning.cost import MicroBatch, ModelShape, memory_bytes

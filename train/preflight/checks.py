@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from data.model_files import cache_dir
+from train.batching.steps import refuse_nonsense
 from train.batching.tokenise import TrainingData, load_training_data
 from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.machine import (
@@ -30,7 +31,7 @@ from train.failure import ConfigError, MemoryShortError, ModelError, StorageErro
 from train.fast.label_loss import score_batch
 from train.fault_tolerance.begin import decide_beginning, run_identity
 from train.fault_tolerance.checkpoints import checkpoint_bytes
-from train.methods.trl_options import make_sft_config, refuse_nonsense, sft_options
+from train.methods.trl_options import make_sft_config, sft_options
 from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
 from train.planning.memory_advice import device_memory, memory_remedy
 from train.planning.predict import MEMORY_LIMIT, fit_of
