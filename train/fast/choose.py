@@ -29,7 +29,7 @@ from train.model.base import attention_by
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from train.methods.sft import Batch, Collator
+    from train.batching.row_dataset import Batch, Collator
 
 TREES = PrefixSharingCollator(pad_to_multiple_of=64)
 """Few different shapes: oneDNN keeps compiled kernels for each shape it has seen, which grew a run by gigabytes."""

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
-from data.render import IGNORE_INDEX, RenderedRow
-from train.batching.batches import NO_ROW, EpochBatches
+from train.batching.batches import EpochBatches
+from train.batching.row_dataset import Batch, Collator, RowDataset
 from train.batching.tokenise import TokenisedRows
 from train.batching.topics import topic_groups
 from train.config.run_config import RunConfig
@@ -46,33 +46,10 @@ if TYPE_CHECKING:
 
 STOP_CODES = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 
-Batch = dict[str, torch.Tensor]
-Collator = Callable[[list[dict[str, Any]]], Batch]
-
 
 def as_dataset(rows: TokenisedRows) -> Dataset:
     """The rows as TRL wants to be handed them; batches are then made from `RowDataset`, not from this."""
     return Dataset.from_list([dataclasses.asdict(row) for row in rows.rows])
-
-
-class RowDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step.
-
-    `number` counts a run's rows from `first_number`: by it the activation cache knows a row.
-    """
-
-    def __init__(self, rows: Sequence[RenderedRow], first_number: int = 0) -> None:
-        self.rows, self.first_number = rows, first_number
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if index == NO_ROW:
-            ids = self.rows[0].input_ids[:2]
-            return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids), "number": self.first_number}
-        row = self.rows[index]
-        return {"input_ids": row.input_ids, "labels": row.labels, "number": self.first_number + index}
 
 
 class EpochLoader(DataLoader[dict[str, torch.Tensor]]):

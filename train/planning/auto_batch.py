@@ -18,17 +18,17 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from train.batching.row_dataset import RowDataset
 from train.batching.tokenise import TrainingData
 from train.config.run_config import AUTO_BATCH, RunConfig
 from train.distributed.group import Ranks
 from train.distributed.machine import available_memory_bytes
 from train.fast.label_loss import score_batch
-from train.methods.sft import RowDataset
 from train.planning.cost import FP32_BYTES
 from train.planning.predict import MEMORY_LIMIT
 
 if TYPE_CHECKING:
-    from train.methods.sft import Collator
+    from train.batching.row_dataset import Collator
 
 SEARCH_SECONDS = 120.0
 """No larger size is tried once the next trial would end after this."""

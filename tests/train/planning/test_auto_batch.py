@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import RenderedRow
+from train.batching.row_dataset import RowDataset
 from train.batching.tokenise import TokenisedRows, TrainingData
 from train.config.run_config import AUTO_BATCH, resolve_config
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
 from train.failure import ConfigError
-from train.methods.sft import RowDataset
 from train.model.adapt import adapt
 from train.planning import auto_batch
 from train.planning.auto_batch import divisors, largest_fitting, peak_of_step, with_measured_batch
