@@ -7,8 +7,8 @@ python inference/ask_original_model.py                  (asks for questions)
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: its own folder is on the path, the repository is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # started as a script: the repository takes the place of this folder, whose gguf/ hides a package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from inference.asking.ask import ask_app
 

@@ -122,6 +122,17 @@ def test_help_and_refusals_load_no_torch():
     assert process("-c", code).returncode == 0
 
 
+@pytest.mark.parametrize("script", ["ask_tuned_model", "ask_original_model"])
+def test_a_script_finds_the_package_gguf_not_the_room(script):
+    """transformers imports it to read a GGUF file; Python puts the folder of a script first on the path."""
+    code = (
+        "import sys, runpy; sys.path[0] = 'inference'; "
+        f"runpy.run_path('inference/{script}.py', run_name='imported'); import gguf; gguf.GGUFReader"
+    )
+    done = process("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_the_defaults():
     shown = invoke(tuned_app, "--help").stdout
     assert "--run" in shown
