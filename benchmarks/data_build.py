@@ -6,8 +6,6 @@ Writes synthetic rows into a temporary folder (5 % repeat an earlier row, 5 % ne
 question), builds them in a process of its own, and prints rows per second and that process's peak memory.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import resource

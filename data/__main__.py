@@ -9,8 +9,6 @@ Exit codes: 0 done, 2 bad command line, 3 bad data, 4 the model's tokenizer cann
 what is to be written cannot be.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -185,7 +183,7 @@ def preview_command(
         console.print(preview_text(segments(rendered, tokenizer.decode), coloured=coloured))
 
 
-def _load_tokenizer(model: str, date: datetime | None) -> PreTrainedTokenizerBase:
+def _load_tokenizer(model: str, date: datetime | None) -> "PreTrainedTokenizerBase":
     from data.tokenizer import TemplateError, load_chat_tokenizer
 
     try:
@@ -194,7 +192,9 @@ def _load_tokenizer(model: str, date: datetime | None) -> PreTrainedTokenizerBas
         _leave(f"the tokenizer of {model} cannot be loaded: {_one_line(error)}", MODEL_ERROR_EXIT_CODE, "model")
 
 
-def _render(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> list[RenderedRow]:
+def _render(
+    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", system_prompt: str
+) -> "list[RenderedRow]":
     from data.render import render_training_row
 
     with progress_on(Console(stderr=True)) as progress:

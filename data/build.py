@@ -4,8 +4,6 @@ Rows wait in a temporary file next to the output; a few hundred bytes a row stay
 options give the same bytes, manifest included.
 """
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """The built data set as a file: write it, read it, know it again. Also the prompt and question files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence

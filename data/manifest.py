@@ -4,8 +4,6 @@ A reader must never see a manifest that does not match its data set: `publish` t
 it puts the new data set in place, and the new one comes last.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

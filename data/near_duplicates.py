@@ -6,8 +6,6 @@ which the caller verifies. Nothing depends on the process: the same texts give t
 the first n texts stay the same when more texts follow.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence

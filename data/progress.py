@@ -1,7 +1,5 @@
 """How far a long job is: a bar with the time left on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

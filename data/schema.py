@@ -3,8 +3,6 @@
 Standard library only: code without pyarrow or torch (deploy/) imports this file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

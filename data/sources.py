@@ -4,8 +4,6 @@ A row that cannot be read is handed on as the DataError it is: whoever reads a m
 one bad row is the end. A file that cannot be read at all raises the DataError.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
@@ -186,7 +184,7 @@ def _hub_trouble_named(name: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _hub_builder(repository: str) -> DatasetBuilder:
+def _hub_builder(repository: str) -> "DatasetBuilder":
     from datasets import load_dataset_builder
 
     return load_dataset_builder(repository)

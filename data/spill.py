@@ -1,7 +1,5 @@
 """Checked rows parked in a temporary Arrow file, so that a build never holds all its rows in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

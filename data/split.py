@@ -7,8 +7,6 @@ appended rows move no earlier row; nor does `build`, which puts the rows of a qu
 reason a question that is near to both sides cannot unite them: its rows are left out, and counted as straddling.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 The numbers are functions of plain values; the tables and the coloured preview are made from them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
