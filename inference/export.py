@@ -9,7 +9,6 @@ GGUF needs `pip install -e .[export]`. Beside FILE lie FILE.Modelfile for Ollama
 import importlib.util
 import json
 import math
-import os
 import shutil
 import signal
 import sys
@@ -24,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from data.files import sha256_of, write_json
+from data.files import move_into_place, sha256_of, write_json, write_text
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
 from inference.compare import questions_to_ask
 from inference.gguf.llama_cpp import (
@@ -275,10 +274,8 @@ def put_in_place(file: Path, output: Path, modelfile: str, result: dict[str, Any
         check_file.unlink(missing_ok=True)  # an earlier file's
     else:
         write_json(check_file, {"file": output.name, **result})
-    beside(output, "Modelfile").write_text(modelfile, encoding="utf-8")
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-    file.replace(output)
+    write_text(beside(output, "Modelfile"), modelfile)
+    move_into_place(file, output)
 
 
 def beside(output: Path, suffix: str) -> Path:

@@ -26,6 +26,7 @@ from typing import Annotated
 import typer
 
 from data.dataset import read_prompt
+from data.files import write_text
 from data.model_files import cache_dir
 from inference.command import VerifyOption, make_app, note, prepare_environment, run_command
 from inference.models.published import default_run, open_published
@@ -191,10 +192,8 @@ def serve_with_transformers(offer: Offer) -> None:
 def serve_with_vllm(offer: Offer) -> None:
     """Become vLLM's server: signals and exit code are its own."""
     assert offer.template is not None
-    folder = cache_dir() / "serving"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.sha256(offer.template.encode()).hexdigest()[:16]}.jinja"
-    file.write_text(offer.template, encoding="utf-8")
+    file = cache_dir() / "serving" / f"{hashlib.sha256(offer.template.encode()).hexdigest()[:16]}.jinja"
+    write_text(file, offer.template)
     key = {"VLLM_API_KEY": offer.api_key} if offer.api_key else {}
     announce(offer, "vLLM")
     os.execve(sys.executable, [sys.executable, *vllm_arguments(offer, file)], {**os.environ, **key})  # noqa: S606

@@ -20,6 +20,7 @@ from inference.models.published import PublishedModel
 from train.config.run_config import RunConfig
 from train.failure import ModelError
 from train.model.base import load_model, load_tokenizer
+from train.run_folder.saved_weights import content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,11 +135,7 @@ def weights_sha256(model: torch.nn.Module) -> str:
 
     Unlike a file's hash it is the same for a head that is tied to the embedding and for an equal copy of it.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return content_hash(model.state_dict())
 
 
 def quieten_libraries() -> None:
