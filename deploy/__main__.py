@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from deploy.errors import DeployError, ExitCode
+from deploy.jobs.manifests import render, to_yaml
 from deploy.jobs.meaning import pod_state
-from deploy.jobs.pytorchjob import render, to_yaml
 from deploy.kube import apply as applying
 from deploy.kube import fetch as fetching
 from deploy.kube.client import Cluster

@@ -18,7 +18,8 @@ from typing import Any
 from data.files import sha256_of
 from deploy.errors import ClusterError, DeployError, ExitCode
 from deploy.jobs.meaning import Snapshot, explanations, is_running, phase_of
-from deploy.jobs.pytorchjob import CONTAINER_SECURITY, labels, placement, pod_security, pull_policy
+from deploy.jobs.names import labels
+from deploy.jobs.pods import CONTAINER_SECURITY, placement, pod_security, pull_policy
 from deploy.kube.client import Cluster
 from deploy.profile import OUTPUT_MOUNT, ClusterProfile, Deployment
 from train.run_folder.manifest import MANIFEST, READY, ManifestError, parse_manifest, stays_inside, verify_manifest

@@ -7,7 +7,7 @@ from itertools import repeat
 
 from deploy.errors import ClusterError, DeployError, ExitCode
 from deploy.jobs.meaning import JOB_LABEL, pod_state
-from deploy.jobs.pytorchjob import CONTAINER
+from deploy.jobs.pods import CONTAINER
 from deploy.kube.client import Cluster
 from deploy.profile import Deployment
 

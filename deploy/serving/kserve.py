@@ -2,7 +2,7 @@
 
 python -m deploy render-serving openshift-ai --vllm-image IMAGE | kubectl apply -f -
 
-Pure, like `deploy.jobs.pytorchjob`. The server is given the model's own chat template with the model's own system
+Pure, like `deploy.jobs.manifests`. The server is given the model's own chat template with the model's own system
 prompt as default, so a client that sends the question alone asks with the prompt of training. Not verified on a
 cluster.
 """
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploy.errors import ProfileError
-from deploy.jobs.pytorchjob import CONTAINER_SECURITY, Manifest, labels, placement, pod_security
+from deploy.jobs.names import Manifest, labels
+from deploy.jobs.pods import CONTAINER_SECURITY, placement, pod_security
 from deploy.profile import OUTPUT_MOUNT, Deployment
 from train.run_folder.run_folder import SYSTEM_PROMPT, RunFolder
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from deploy.jobs.pytorchjob import render
+from deploy.jobs.manifests import render
 from deploy.profile import plan_deployment, profile_names
 from tests.cluster import definitions
 from tests.cluster.kinds import JOB

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.jobs.pytorchjob import render
+from deploy.jobs.manifests import render
 from deploy.profile import plan_deployment, profile_names
 
 ROOT = Path(__file__).parents[3]

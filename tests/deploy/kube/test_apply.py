@@ -3,7 +3,7 @@
 import pytest
 
 from deploy.errors import DeployError
-from deploy.jobs.pytorchjob import render
+from deploy.jobs.manifests import render
 from deploy.kube.apply import plan_steps
 from deploy.profile import plan_deployment
 

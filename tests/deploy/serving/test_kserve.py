@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.errors import ProfileError
-from deploy.jobs.pytorchjob import labels
+from deploy.jobs.names import labels
 from deploy.profile import plan_deployment, profile_names
 from deploy.serving.kserve import MODEL_MOUNT, TEMPLATE_FILE, WITH_SYSTEM_PROMPT, render_serving
 from inference.serving.template import with_default_system_prompt

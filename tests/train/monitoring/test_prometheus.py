@@ -70,7 +70,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
 
 
 def test_the_pod_monitor_finds_what_deploy_renders():
-    from deploy.jobs.pytorchjob import APPLICATION
+    from deploy.jobs.names import APPLICATION
 
     monitor = yaml.safe_load((MONITORING / "pod-monitor.yaml").read_text())
     wanted = monitor["spec"]["selector"]["matchLabels"]

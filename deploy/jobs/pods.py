@@ -1,0 +1,121 @@
+"""The pod of a rank: placement, security, container, environment, resources.
+
+What the training operator does not do (caches, /dev/shm, a home for a user without a name) is here.
+"""
+
+from deploy.jobs.names import Manifest
+from deploy.jobs.pod_rules import IMAGE_VARIABLE
+from deploy.jobs.volumes import TOKEN_MOUNT, mounts, volumes
+from deploy.profile import WORKSPACE_MOUNT, ClusterProfile, Deployment
+
+CONTAINER = "pytorch"
+METRICS = "metrics"  # deploy/monitoring/pod-monitor.yaml names this port
+USER = "fieldcraft"
+MIN_TERMINATION_SECONDS = 30
+
+# Not runAsNonRoot: it would hold for the operator's init container too, whose upstream image runs as root.
+POD_SECURITY: Manifest = {"seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def pod(deployment: Deployment, *, is_master: bool) -> Manifest:
+    profile = deployment.profile
+    grace_seconds = max(MIN_TERMINATION_SECONDS, deployment.config.distributed.grace_seconds)
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(profile),
+        "terminationGracePeriodSeconds": grace_seconds,
+        **placement(profile),
+        "containers": [_container(deployment)],
+        "volumes": list(volumes(profile, is_master=is_master)),
+    }
+
+
+def pod_security(profile: ClusterProfile) -> Manifest:
+    if profile.fs_group is None:
+        return POD_SECURITY
+    return {**POD_SECURITY, "fsGroup": profile.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+
+
+def placement(profile: ClusterProfile) -> Manifest:
+    """Where pods may run and with which pull secrets; empty parts are left out."""
+    parts: Manifest = {
+        "nodeSelector": dict(profile.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
+        "imagePullSecrets": [{"name": name} for name in profile.image_pull_secrets],
+    }
+    return {name: value for name, value in parts.items() if value}
+
+
+def pull_policy(profile: ClusterProfile) -> str:
+    return profile.image_pull_policy or ("IfNotPresent" if "@sha256:" in profile.image else "Always")
+
+
+def _container(deployment: Deployment) -> Manifest:
+    profile = deployment.profile
+    container: Manifest = {
+        "name": CONTAINER,
+        "image": profile.image,
+        "imagePullPolicy": pull_policy(profile),
+        "command": ["python", "-m", "train"],
+    }
+    if deployment.arguments:
+        container["args"] = list(deployment.arguments)
+    if deployment.config.output.metrics_port is not None:
+        container["ports"] = [{"name": METRICS, "containerPort": deployment.config.output.metrics_port}]
+    return {
+        **container,
+        "env": [{"name": name, "value": value} for name, value in environment(deployment).items()],
+        "resources": _resources(profile),
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": list(mounts(profile)),
+    }
+
+
+def environment(deployment: Deployment) -> dict[str, str]:
+    """Variables of every rank: the run, and writable places for what libraries like to keep.
+
+    The user has a random id and no entry in /etc/passwd, so HOME, USER and LOGNAME must be said.
+    """
+    profile = deployment.profile
+    values = {
+        "RECIPE": profile.recipe,
+        "OUTPUT_DIR": str(deployment.config.output.dir),
+        IMAGE_VARIABLE: profile.image,
+        "HOME": "/tmp",  # noqa: S108 (a volume of the pod)
+        "TMPDIR": "/tmp",  # noqa: S108
+        "USER": USER,
+        "LOGNAME": USER,
+        "HF_HOME": f"{WORKSPACE_MOUNT}/huggingface",
+        "CACHE_DIR": f"{WORKSPACE_MOUNT}/fieldcraft",
+        "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
+        "TRITON_CACHE_DIR": "/tmp/cache/triton",  # noqa: S108
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/inductor",  # noqa: S108
+        "MPLCONFIGDIR": "/tmp/cache/matplotlib",  # noqa: S108
+    }
+    if profile.gpu.count:
+        values["NCCL_DEBUG"] = profile.nccl_debug
+    if profile.nccl_interface:
+        values["NCCL_SOCKET_IFNAME"] = profile.nccl_interface
+    if profile.hub_token:
+        values["HF_TOKEN_PATH"] = f"{TOKEN_MOUNT}/{profile.hub_token.key}"
+    if not profile.egress.internet:
+        values["HF_HUB_OFFLINE"] = "1"
+    return {**values, **profile.env}
+
+
+def _resources(profile: ClusterProfile) -> Manifest:
+    wanted = profile.resources
+    gpu = {profile.gpu.resource: str(profile.gpu.count)} if profile.gpu.count else {}
+    return {
+        "requests": {"cpu": wanted.cpu, "memory": wanted.memory, **gpu},
+        "limits": {"cpu": wanted.cpu_limit or wanted.cpu, "memory": wanted.memory, **gpu},
+    }
