@@ -91,9 +91,23 @@ def this_cpu() -> Device:
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a square matrix product, by the best of a few."""
-    one, other = (torch.ones(MATRIX_SIZE, MATRIX_SIZE, dtype=dtype, device=device) for _ in range(2))
-    return 2 * MATRIX_SIZE**3 / min(timed(lambda: one @ other, device) for _ in range(4))
+    """Of a square matrix product, by the best of a few: the full size, unless a smaller one takes long enough to tell.
+
+    A CPU without instructions for bf16 takes seconds for what a GPU does in microseconds.
+    """
+    size = MATRIX_SIZE // 4
+    while (seconds := _seconds_of_matmul(size, device, dtype)) < ENOUGH_SECONDS and size < MATRIX_SIZE:
+        size *= 2
+    return 2 * size**3 / seconds
+
+
+def _seconds_of_matmul(size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """The best of four, or of as many as fit into the time that is enough."""
+    one, other = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    times: list[float] = []
+    while len(times) < 4 and sum(times) < ENOUGH_SECONDS:
+        times.append(timed(lambda: one @ other, device))
+    return min(times)
 
 
 def copied_bytes_per_second(device: torch.device) -> float:
