@@ -87,15 +87,15 @@ def take_turn(settings: Sequence[str], checkpoint_after: int, folder: Path) -> T
 def _run(settings: Sequence[str], checkpoint_after: int, folder: Path, connection: Connection) -> None:
     """In the process of one turn: the command line's own code, with a clock around what is done beside the steps."""
     from train.__main__ import execute, leave
-    from train.methods.sft import ChatTrainer
+    from train.methods.sft import SftTrainer
 
     turn = Turn(checkpoint_after)
     words = [*settings, f"output.checkpoint_every_steps={checkpoint_after}", f"output.dir={folder}"]
     with (
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(nowhere),
-        _timed(ChatTrainer, "_save_checkpoint", turn.saves),
-        _timed(ChatTrainer, "_evaluate", turn.evaluations),
+        _timed(SftTrainer, "_save_checkpoint", turn.saves),
+        _timed(SftTrainer, "_evaluate", turn.evaluations),
     ):
         leave(execute(words, dry_run=False, preflight=False, nproc=None))
     summary = json.loads(RunFolder(folder).summary.read_text(encoding="utf-8"))

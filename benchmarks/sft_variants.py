@@ -83,17 +83,21 @@ def work(name: str, task: Task, connection: Connection) -> None:
     from train.distributed.group import Ranks
     from train.distributed.machine import keep_freed_memory
     from train.distributed.topology import Topology
+    from train.failure import Phases
     from train.fast.choose import choose_path
     from train.model.adapt import adapt, master_weights_in_fp32
     from train.model.base import load_model, load_tokenizer, model_fingerprint
     from train.monitoring.recorder import peak_memory_bytes
     from train.run import quieten_libraries
+    from train.run_context import Run
+    from train.run_folder.run_folder import RunFolder
 
     quieten_libraries(is_main=False)
     keep_freed_memory()  # as a run does; the stock variants gain by it too
     warnings.filterwarnings("ignore", category=FutureWarning)
     with TemporaryDirectory() as temporary:
-        config = resolve_config("laptop", task.overrides(VARIANTS[name], Path(temporary)), {}).config
+        resolved = resolve_config("laptop", task.overrides(VARIANTS[name], Path(temporary)), {})
+        config = resolved.config
         tokenizer = load_tokenizer(config)
         data = load_training_data(config, tokenizer)
         transformers.set_seed(config.seed)
@@ -103,9 +107,11 @@ def work(name: str, task: Task, connection: Connection) -> None:
         fingerprint = model_fingerprint(config)
         os.environ["CACHE_DIR"] = temporary  # nothing computed by an earlier run is found
         _end_turn(connection)
-        path = choose_path(config, model, tokenizer, data, fingerprint, Ranks(Topology()))
+        identity, folder = {"model": fingerprint}, RunFolder(config.output.dir)
+        run = Run(resolved, folder, Ranks(Topology()), tokenizer, data, identity, Phases())
+        path = choose_path(run, model)
         with path.training(model):
-            trainer = _trainer(VARIANTS[name], config, model, tokenizer, data, path, connection)
+            trainer = _trainer(VARIANTS[name], run, model, path, connection)
             _end_turn(connection)
             trainer.train()
             _end_turn(connection)
@@ -125,44 +131,31 @@ def _end_turn(connection: Connection) -> None:
     connection.recv()
 
 
-def _trainer(
-    variant: Variant, config: Any, model: Any, tokenizer: Any, data: Any, path: Any, connection: Connection
-) -> Any:
+def _trainer(variant: Variant, run: Any, model: Any, path: Any, connection: Connection) -> Any:
     from transformers import PrinterCallback, TrainerCallback
     from transformers.trainer_utils import SaveStrategy
 
     from train.methods.sft import as_dataset, build_trainer
     from train.methods.trl_options import make_sft_config, sft_options
-    from train.run_folder.run_folder import RunFolder
 
     class TurnByTurn(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             _end_turn(connection)
 
-    folder, num_rows = RunFolder(config.output.dir), len(data.train.rows)
     if variant.stock:
-        options = sft_options(config, world_size=1, num_train_rows=num_rows, folder=folder)
+        num_rows = len(run.data.train.rows)
+        options = sft_options(run.config, world_size=1, num_train_rows=num_rows, folder=run.folder)
         trainer = stock_trainer_class()(
             model=model,
-            args=make_sft_config({**options, "eval_on_start": True}, config.trl),
-            processing_class=tokenizer,
+            args=make_sft_config({**options, "eval_on_start": True}, run.config.trl),
+            processing_class=run.tokenizer,
             callbacks=[TurnByTurn()],
-            train_dataset=as_dataset(data.train),
-            eval_dataset=as_dataset(data.validation),
+            train_dataset=as_dataset(run.data.train),
+            eval_dataset=as_dataset(run.data.validation),
         )
         trainer.remove_callback(PrinterCallback)
     else:
-        trainer = build_trainer(
-            config,
-            model=model,
-            tokenizer=tokenizer,
-            train_rows=data.train,
-            validation_rows=data.validation,
-            folder=folder,
-            world_size=1,
-            collator=path.collator,
-            callbacks=[TurnByTurn()],
-        )
+        trainer = build_trainer(run, model, path, callbacks=[TurnByTurn()])
     trainer.args.save_strategy = SaveStrategy.NO
     return trainer
 
@@ -172,7 +165,7 @@ def stock_trainer_class() -> Any:
     from trl import SFTTrainer
 
     from train.batching.batches import EpochBatches
-    from train.methods.sft import EpochLoader
+    from train.methods.exact_loop import EpochLoader
 
     class StockTrainer(SFTTrainer):  # type: ignore[misc]
         def get_train_dataloader(self) -> Any:

@@ -5,6 +5,13 @@ from pathlib import Path
 
 from data.dataset import write_dataset
 from data.schema import Example
+from train.batching.tokenise import TrainingData
+from train.config.run_config import ResolvedConfig
+from train.distributed.group import Ranks
+from train.distributed.topology import Topology
+from train.failure import Phases
+from train.run_context import Run
+from train.run_folder.run_folder import RunFolder
 
 NUM_ROWS = 44
 WORDS = ("rope", "knot", "fire", "water", "map", "knife", "tent", "whistle", "compass", "stove", "lamp")
@@ -54,6 +61,12 @@ def tiny_run(folder: Path, world_size: int, *more: str, epochs: int = 3) -> list
         "output.demo=false",
         *more,
     ]
+
+
+def run_of(resolved: ResolvedConfig, tokenizer, data: TrainingData) -> Run:
+    """The run of one process that `train.run` would build."""
+    folder = RunFolder(resolved.config.output.dir)
+    return Run(resolved, folder, Ranks(Topology()), tokenizer, data, identity={}, phases=Phases())
 
 
 def without(arguments: Sequence[str], *names: str) -> list[str]:

@@ -214,9 +214,9 @@ def train_as_rank(resolved: ResolvedConfig, phases: Phases) -> None:
     topology = read_topology(os.environ)
     with guarded(resolved.config, phases, topology.rank, leave) as guards:
         from train.results.summary import print_outcome
-        from train.run import run
+        from train.run import train_model
 
-        run(resolved, topology, phases, guards)
+        train_model(resolved, topology, phases, guards)
     if topology.is_main:
         print_outcome(RunFolder(resolved.config.output.dir))
 

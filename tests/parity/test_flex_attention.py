@@ -11,10 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations import flex_attention as integration
 
 from data.render import IGNORE_INDEX, RenderedRow
+from tests.random_rows import padded
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
-from train.fast.choose import FLEX_TREES, TREES, Path, _flex_attention_if_it_runs, _summed_loss
-from train.fast.prefix_tree import PrefixSharingCollator
+from train.fast.choose import ChosenPath, _by_flex_attention_if_it_runs, summed_loss_of
+from train.fast.fused_head import TreeForward
+from train.fast.tree_batch import TreeBatch
 
 SIZES = {
     "vocab_size": 60,
@@ -27,7 +29,8 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-DENSE = Path(TREES, [])
+DENSE = ChosenPath("prefix sharing", TreeForward(), [])
+FLEXIBLE = ChosenPath("prefix sharing", TreeForward(by_flex_attention=True), [], attention="flex_attention")
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def many_rows():
 
 
 def gradients(model, path, rows):
-    summed_loss = _summed_loss(model, path, rows)
+    summed_loss = summed_loss_of(model.eval(), path, rows)
     parameters = dict(model.named_parameters())
     grads = torch.autograd.grad(summed_loss, list(parameters.values()))
     return summed_loss.item(), dict(zip(parameters, grads, strict=True))
@@ -60,10 +63,11 @@ def gradients(model, path, rows):
 
 def test_loss_and_gradients(model, on_a_cpu):
     rows = many_rows()
-    batch = PrefixSharingCollator()([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-    assert batch["input_ids"].shape[1] > 128, "more than one block of keys"
-    assert len(batch["label_positions"]) > 128, "more than one block of queries"
-    loss, grads = gradients(model, DENSE.by_flex_attention(), rows)
+    batch = padded(rows)
+    tree = TreeBatch.of(batch["input_ids"], batch["labels"], batch["attention_mask"])
+    assert tree.input_ids.shape[1] > 128, "more than one block of keys"
+    assert len(tree.label_positions) > 128, "more than one block of queries"
+    loss, grads = gradients(model, FLEXIBLE, rows)
     expected_loss, expected = gradients(model, DENSE, rows)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, grad in expected.items():
@@ -72,21 +76,21 @@ def test_loss_and_gradients(model, on_a_cpu):
 
 
 def test_a_batch_without_labels(model, on_a_cpu):
-    loss, grads = gradients(model, DENSE.by_flex_attention(), [RenderedRow([3, 4], [IGNORE_INDEX] * 2)])
+    loss, grads = gradients(model, FLEXIBLE, [RenderedRow([3, 4], [IGNORE_INDEX] * 2)])
     assert loss == 0
     assert not any(grad.any() for grad in grads.values())
 
 
 def test_it_is_taken_where_it_runs(model, on_a_cpu):
-    chosen = _flex_attention_if_it_runs(model, DENSE, many_rows()[:4], Ranks(Topology()))
+    chosen = _by_flex_attention_if_it_runs(model, DENSE, many_rows()[:4], Ranks(Topology()))
     assert chosen.attention == "flex_attention"
-    assert chosen.collator is FLEX_TREES
+    assert chosen.forward.by_flex_attention
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_where_it_does_not_run_the_dense_mask_stays(model):
-    chosen = _flex_attention_if_it_runs(model, DENSE, many_rows()[:4], Ranks(Topology()))
+    chosen = _by_flex_attention_if_it_runs(model, DENSE, many_rows()[:4], Ranks(Topology()))
     assert chosen.attention is None
-    assert chosen.collator is TREES
+    assert chosen.forward is DENSE.forward
     assert "flex_attention does not run here (NotImplementedError" in chosen.report[-1]
     assert model.config._attn_implementation == "sdpa"

@@ -11,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import IGNORE_INDEX, RenderedRow, render_training_row
 from data.tokenizer import load_chat_tokenizer
-from train.fast.label_loss import score_batch
-from train.fast.prefix_tree import PrefixSharingCollator, plan_tree, saving
+from tests.random_rows import padded
+from train.fast.fused_head import TreeForward, summed_loss
+from train.fast.prefix_tree import plan_tree, saving
+from train.fast.tree_batch import TreeBatch, dense_mask
 from train.fast.when_exact import refusal
 
 TOLERANCE = 1e-5
@@ -117,8 +119,7 @@ def row_by_row(model, rows):
 
 def under_the_tree(model, rows):
     """The product's own way: the tree's mask, the last layer and the head at label positions alone."""
-    batch = PrefixSharingCollator()([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-    return gradients(model, score_batch(model, batch).summed_loss)
+    return gradients(model, summed_loss(TreeForward()(model, **padded(rows))))
 
 
 def largest_drift(one, other):
@@ -236,8 +237,9 @@ def test_positions_must_be_depths(batches):
     """A model that ignored position_ids would number the tokens of the batch: that is not the same."""
     rows = batches["questions"]
     model = tiny_model(tiny_config("llama"))
-    batch = PrefixSharingCollator()([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    at_depths = model.base_model(**inputs, position_ids=batch["position_ids"]).last_hidden_state
+    batch = padded(rows)
+    tree = TreeBatch.of(batch["input_ids"], batch["labels"], batch["attention_mask"])
+    inputs = {"input_ids": tree.input_ids, "attention_mask": dense_mask(tree.ends)}
+    at_depths = model.base_model(**inputs, position_ids=tree.position_ids).last_hidden_state
     in_order = model.base_model(**inputs).last_hidden_state
     assert not torch.allclose(at_depths, in_order, rtol=1e-2)

@@ -1,28 +1,29 @@
-"""ChatTrainer against stock TRL on the same batches: its loss of label positions only is TRL's loss, step by step."""
+"""Against stock TRL on the same batches, step by step: the fast forwards give TRL's own losses, metrics and weights."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PrinterCallback, TrainerCallback
-from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from data.tokenizer import load_chat_tokenizer
+from tests.tiny_runs import run_of
 from train.batching.tokenise import load_training_data
 from train.config.run_config import resolve_config
-from train.methods.sft import ChatTrainer, build_trainer
+from train.fast.choose import ChosenPath
+from train.fast.fused_head import TreeForward, plain_forward
+from train.methods.sft import build_trainer
 from train.model.adapt import adapt
 from train.model.base import load_model
-from train.run_folder.run_folder import RunFolder
 
 OVERRIDES = ("data.max_train_rows=12", "data.max_validation_rows=4", "optim.batch_size=2", "optim.accumulation_steps=2")
 
+STOCK = ChosenPath("plain", None, [])
+"""TRL's own forward, under the same loop."""
 
-class StockTrainer(ChatTrainer):
-    """Our batches, TRL's own forward and loss."""
-
-    compute_loss = SFTTrainer.compute_loss
-    log = SFTTrainer.log
+OURS = {
+    "head at labels": ChosenPath("plain", plain_forward, []),
+    "prefix trees": ChosenPath("prefix sharing", TreeForward(), []),
+}
 
 
 class KeepLogs(TrainerCallback):
@@ -34,38 +35,32 @@ class KeepLogs(TrainerCallback):
             self.logs.append(dict(logs))
 
 
-def train(trainer_class, folder, monkeypatch):
-    config = resolve_config("smoke", [*OVERRIDES, f"output.dir={folder}"], {}).config
+def train(path, folder):
+    resolved = resolve_config("smoke", [*OVERRIDES, f"output.dir={folder}"], {})
     tokenizer = load_chat_tokenizer()
-    data = load_training_data(config, tokenizer)
-    model = load_model(config, tokenizer)
-    adapt(model, config.adapt)
+    run = run_of(resolved, tokenizer, load_training_data(resolved.config, tokenizer))
+    set_seed(run.config.seed)
+    model = load_model(run.config, tokenizer)
+    adapt(model, run.config.adapt)
     keep = KeepLogs()
-    monkeypatch.setattr("train.methods.sft.ChatTrainer", trainer_class)
-    trainer = build_trainer(
-        config,
-        model=model,
-        tokenizer=tokenizer,
-        train_rows=data.train,
-        validation_rows=data.validation,
-        folder=RunFolder(folder),
-        world_size=1,
-        collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
-        callbacks=[keep],
-    )
+    trainer = build_trainer(run, model, path, callbacks=[keep])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return keep.logs, load_file(folder / "checkpoints" / "best.safetensors")
 
 
-def test_same_losses_and_weights_as_stock_trl(tmp_path, monkeypatch):
-    ours, our_weights = train(ChatTrainer, tmp_path / "ours", monkeypatch)
-    stock, stock_weights = train(StockTrainer, tmp_path / "stock", monkeypatch)
-    assert len(ours) == len(stock) == 6
-    for name in ("loss", "grad_norm", "learning_rate"):
-        assert [log[name] for log in ours] == pytest.approx([log[name] for log in stock], rel=1e-5)
-    stock_accuracy = [log["mean_token_accuracy"] for log in stock]  # a mean of batch means, not of tokens
-    assert [log["token_accuracy"] for log in ours] == pytest.approx(stock_accuracy, abs=0.02)
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    return train(STOCK, tmp_path_factory.mktemp("stock"))
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_same_losses_metrics_and_weights_as_stock_trl(stock, path, tmp_path):
+    (stock_logs, stock_weights), (ours, our_weights) = stock, train(OURS[path], tmp_path)
+    assert len(ours) == len(stock_logs) == 6
+    for name in ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "token_accuracy"):
+        assert [log[name] for log in ours] == pytest.approx([log[name] for log in stock_logs], rel=1e-5)
+    assert [log["num_tokens"] for log in ours] == [log["num_tokens"] for log in stock_logs]  # of the rows, not the tree
     assert our_weights.keys() == stock_weights.keys()
     for name, tensor in our_weights.items():
         difference = torch.linalg.vector_norm(tensor - stock_weights[name])

@@ -1,10 +1,7 @@
-"""How many optimizer steps a run has, what makes them pointless, and how many tokens go at once. No torch here."""
+"""How many optimizer steps a run has, and what makes them pointless. No torch here."""
 
 from train.config.run_config import RunConfig
 from train.failure import ConfigError
-
-TRUNK_BATCH_TOKENS = 4096
-"""Tokens that pass through the frozen layers at a time while their states are computed."""
 
 
 def steps_per_epoch(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
@@ -27,7 +24,7 @@ def refuse_nonsense(config: RunConfig, *, world_size: int, num_train_rows: int) 
     if num_train_rows < config.effective_batch_size(world_size):
         raise ConfigError(
             f"{num_train_rows} training rows do not fill one effective batch of "
-            f"{config.effective_batch_size(world_size)} (batch_size {config.optim.batch_size} x accumulation_steps "
+            f"{config.effective_batch_size(world_size)} (batch_size {config.micro_batch_rows} x accumulation_steps "
             f"{config.optim.accumulation_steps} x {world_size} ranks)",
             "Lower optim.batch_size, optim.accumulation_steps or optim.effective_batch_size, or add data.",
         )

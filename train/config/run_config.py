@@ -15,14 +15,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
-    PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 
@@ -60,19 +59,14 @@ Trackers = Annotated[
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-AUTO_BATCH = 0
-"""`optim.batch_size` while it is `auto`: no number of rows yet (in recipes and dumps it is spelt `auto`)."""
-
 FIRST_GUESS_ROWS = 8
 """Rows per micro-batch that an automatic batch size counts as until it is measured."""
 
 
-def _read_batch_size(value: Any, positive_integer: ValidatorFunctionWrapHandler) -> int:
-    return AUTO_BATCH if value == "auto" else int(positive_integer(value))
-
-
+# Told apart before it is judged, so that a wrong value gets one error, of a number.
 BatchSize = Annotated[
-    PositiveInt, WrapValidator(_read_batch_size), PlainSerializer(lambda batch_size: batch_size or "auto")
+    Annotated[PositiveInt, Tag("rows")] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else "rows"),
 ]
 
 
@@ -138,7 +132,7 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _auto_needs_an_effective_batch(self) -> "OptimConfig":
-        if self.batch_size == AUTO_BATCH and self.effective_batch_size is None:
+        if self.batch_size == "auto" and self.effective_batch_size is None:
             raise ConfigError(
                 "optim.batch_size=auto changes the micro-batch, not the step, so the rows of a step must be given",
                 "Set optim.effective_batch_size, for example to 64.",
@@ -216,10 +210,16 @@ class RunConfig(Section):
     def learning_rate_at(self, world_size: int) -> float:
         return self.optim.learning_rate * (world_size if self.optim.scale_learning_rate else 1)
 
+    @property
+    def micro_batch_rows(self) -> int:
+        """Rows per device and micro-batch, of a configuration whose batch size is a number (see `settled`)."""
+        assert self.optim.batch_size != "auto", "settled first"
+        return self.optim.batch_size
+
     def effective_batch_size(self, world_size: int) -> int:
         """Rows per optimizer step, over all ranks."""
         optim = self.optim
-        return optim.effective_batch_size or optim.batch_size * optim.accumulation_steps * world_size
+        return optim.effective_batch_size or self.micro_batch_rows * optim.accumulation_steps * world_size
 
     def rows_per_rank(self, world_size: int) -> int:
         """Rows of an optimizer step on each rank (ConfigError where the ranks cannot share a step evenly)."""
@@ -242,7 +242,8 @@ class RunConfig(Section):
         if self.optim.effective_batch_size is None:
             return self
         rows = self.rows_per_rank(world_size)
-        batch_size = self.optim.batch_size or max(n for n in range(1, FIRST_GUESS_ROWS + 1) if rows % n == 0)
+        first_guess = max(n for n in range(1, FIRST_GUESS_ROWS + 1) if rows % n == 0)
+        batch_size = first_guess if self.optim.batch_size == "auto" else self.optim.batch_size
         if rows % batch_size:
             raise ConfigError(
                 f"optim.effective_batch_size={self.optim.effective_batch_size} is {rows} rows on each of {world_size} "

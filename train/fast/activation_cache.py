@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from filelock import FileLock
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from data.files import flush_folder, sha256_of, write_json
@@ -24,7 +26,9 @@ from data.model_files import cache_dir
 from data.render import RenderedRow
 from train.config.run_config import AdaptConfig
 from train.distributed.group import Ranks
-from train.fast.frozen_layers import Layout, compute_states, first_trained_layer, trunk_dtype
+from train.fast.frozen_layers import compute_states, first_trained_layer, trunk_dtype
+from train.fast.row_layout import Layout
+from train.fast.tree_batch import TreeBatch
 from train.run_folder.retries import reserve
 
 NO_ROOM = "Free space there, name another folder in CACHE_DIR, or set speed.activation_cache=off."
@@ -48,16 +52,38 @@ def refusal(model: PreTrainedModel, config: AdaptConfig) -> str | None:
 
 
 class ActivationCache:
-    """The file, opened: states [num_tokens, hidden_size], read from disk as needed."""
+    """The file, opened: states [num_tokens, hidden_size], read from disk as needed.
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    A row is known by its token ids, whatever batch, order or data loader it comes in.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[RenderedRow]) -> None:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        self.folder, self.layout = folder, layout
-        self.states = _map(folder / STATES, layout.num_tokens, meta["hidden_size"], getattr(torch, meta["dtype"]))
+        self.folder, self.layout = folder, Layout.of([row.input_ids for row in rows])
+        self.numbers = {_digest(row): number for number, row in enumerate(rows)}
+        self.states = _map(folder / STATES, self.layout.num_tokens, meta["hidden_size"], getattr(torch, meta["dtype"]))
 
     def gather(self, rows: Sequence[int], depths: Sequence[int]) -> torch.Tensor:
         """States [tokens, hidden_size] of token `depths[i]` of row `rows[i]`."""
         return self.states[[self.layout.index(row, depth) for row, depth in zip(rows, depths, strict=True)]]
+
+    def of_tree(self, tree: TreeBatch) -> torch.Tensor:
+        """What enters the first trained layer for a tree of N tokens, 0 for padding: [1, N, hidden_size].
+
+        A tree without labels, of a rank that has no row in a step, has no gradient whatever its states: it gets zeros.
+        """
+        num_padded = tree.input_ids.shape[1]
+        if not tree.labels_of_rows.numel():
+            return self.states.new_zeros(1, num_padded, self.states.shape[1])
+        numbers = [self.numbers[_digest(row)] for row in tree.rows]
+        num_tokens = len(tree.owners)
+        states = self.gather([numbers[owner] for owner in tree.owners], tree.position_ids[0, :num_tokens].tolist())
+        return functional.pad(states, (0, 0, 0, num_padded - num_tokens))[None]
+
+
+def _digest(row: RenderedRow) -> bytes:
+    """A row's token ids in 16 bytes: a million rows of them fit in memory, which their ids do not."""
+    return hashlib.blake2b(array("q", row.input_ids).tobytes(), digest_size=16).digest()
 
 
 def _map(path: Path, num_tokens: int, hidden_size: int, dtype: torch.dtype, *, write: bool = False) -> torch.Tensor:
@@ -85,13 +111,12 @@ def open_or_build(
     model: PreTrainedModel, rows: Sequence[RenderedRow], model_fingerprint: str, ranks: Ranks
 ) -> tuple[ActivationCache, bool]:
     """The cache of these rows, and whether it was there already. Every rank calls this; each computes its share."""
-    layout = Layout.of([row.input_ids for row in rows])
     folder = cache_dir() / "activations" / cache_key(rows, model, model_fingerprint)
     if ranks.all_true(is_valid(folder)):
         (folder / META).touch()  # the time of its last use
-        return ActivationCache(folder, layout), True
-    _build(model, rows, layout, folder, ranks)
-    return ActivationCache(folder, layout), False
+        return ActivationCache(folder, rows), True
+    _build(model, rows, Layout.of([row.input_ids for row in rows]), folder, ranks)
+    return ActivationCache(folder, rows), False
 
 
 def is_valid(folder: Path) -> bool:

@@ -1,40 +1,28 @@
-"""Which exact faster paths this run takes, why not the others, and the proof on one batch before step 1."""
+"""Which exact faster path this run takes, why not another, and the proof on one batch before step 1."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import RenderedRow
+from train.batching.row_dataset import RowDataset
 from train.batching.tokenise import TrainingData
 from train.config.run_config import RunConfig
 from train.distributed.group import Ranks
 from train.failure import ConfigError, ModelError
-from train.fast import activation_cache
-from train.fast import prefix_tree as prefix_sharing
-from train.fast import when_exact as sharing_refusals
-from train.fast.activation_cache import ActivationCache
-from train.fast.frozen_layers import first_trained_layer, without_trunk
-from train.fast.label_loss import has_plain_logits, score_batch
-from train.fast.prefix_tree import PrefixSharingCollator
+from train.fast import activation_cache, prefix_tree, when_exact
+from train.fast.frozen_layers import first_trained_layer, trunk_dtype, without_trunk
+from train.fast.fused_head import Forward, TreeForward, plain_forward, summed_loss
 from train.fast.tree_attention import TREE_ATTENTION, takes_tree_attention
+from train.fast.tree_batch import FLEX_BLOCK_TOKENS, TreeBatch
+from train.fast.when_exact import PathName
 from train.model.adapt import transformer_layers
 from train.model.base import attention_by
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from train.batching.row_dataset import Batch, Collator
-
-TREES = PrefixSharingCollator(pad_to_multiple_of=64)
-"""Few different shapes: oneDNN keeps compiled kernels for each shape it has seen, which grew a run by gigabytes."""
-
-FLEX_TREES = PrefixSharingCollator(pad_to_multiple_of=prefix_sharing.FLEX_BLOCK_TOKENS, dense_mask=False)
+from train.run_context import Run
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest relative difference of one batch's summed loss between the plain path and a faster one."""
@@ -44,27 +32,14 @@ PROOF_ROWS = 4
 
 
 @dataclass(frozen=True)
-class CachedStatesCollator:
-    """A prefix tree that brings along the states of the frozen lower layers."""
+class ChosenPath:
+    """How the forward passes of a run are computed, and what to say about it."""
 
-    cache: ActivationCache
-    trees: PrefixSharingCollator = TREES
+    name: PathName
+    forward: Forward | None
+    """None: TRL's own, for models whose logits are more than `head(hidden)`."""
 
-    def __call__(self, examples: list[dict[str, Any]]) -> "Batch":
-        batch, owners = self.trees.with_owners(examples)
-        numbers = [examples[owner]["number"] for owner in owners]
-        num_padding = batch["input_ids"].shape[1] - len(owners)
-        states = self.cache.gather(numbers, batch["position_ids"][0, : len(owners)].tolist())
-        return {**batch, "trunk_states": functional.pad(states, (0, 0, 0, num_padding))[None]}
-
-
-@dataclass(frozen=True)
-class Path:
-    """How a run's batches are made, and what to say about it."""
-
-    collator: "Collator"
     report: list[str]
-    cache: ActivationCache | None = None
     attention: str | None = None
     """The implementation its batches need, where it is not the one the model was loaded with."""
 
@@ -75,51 +50,62 @@ class Path:
     @contextmanager
     def training(self, model: PreTrainedModel) -> Iterator[None]:
         """The context to train in: with a cache, the model goes without the layers that the cache stands for."""
-        with self.scoring(model), without_trunk(model) if self.cache else nullcontext():
+        with self.scoring(model), without_trunk(model) if self.name == "sharing + cache" else nullcontext():
             yield
 
-    def by_flex_attention(self) -> "Path":
-        """The same trees with a mask of blocks instead of one of tokens."""
-        collator = CachedStatesCollator(self.cache, FLEX_TREES) if self.cache else FLEX_TREES
-        report = [*self.report, f"           flex_attention, blocks of {prefix_sharing.FLEX_BLOCK_TOKENS} tokens"]
-        return replace(self, collator=collator, report=report, attention="flex_attention")
+    def reporting(self, *lines: str) -> "ChosenPath":
+        """The same path with more to say."""
+        return replace(self, report=[*self.report, *lines])
 
 
-def choose_path(
-    config: RunConfig,
-    model: PreTrainedModel,
-    tokenizer: "PreTrainedTokenizerBase",
-    data: TrainingData,
-    model_fingerprint: str,
-    ranks: Ranks,
-) -> Path:
+def choose_path(run: Run, model: PreTrainedModel) -> ChosenPath:
     """The fastest path that is exact for this run, proved on one batch; every rank takes the same.
 
     Raises:
         ConfigError: a path that is switched `on` cannot be exact here.
         ModelError: it should be, but its loss differs from the plain path's.
     """
-    plain = Path(DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id), [])
-    rows = [*data.train.rows, *data.validation.rows]
-    refused = refusals(config, model, model.config._attn_implementation, rows)
-    for name, reason in refused.items():
-        if reason and getattr(config.speed, name) == "on":
-            raise ConfigError(f"speed.{name}=on is not possible here: {reason}", f"Set speed.{name}=auto.")
-    fast = _fast_path(config, model, data, rows, refused, model_fingerprint, ranks)
-    if fast is None:
-        return Path(plain.collator, [f"speed      plain: {refused['prefix_sharing']}"])
-    rows_of_proof = data.train.rows[: min(PROOF_ROWS, config.optim.batch_size)]
-    if model.device.type == "cuda" and config.model.attention == "auto":
-        fast = _flex_attention_if_it_runs(model, fast, rows_of_proof, ranks)
-    drift = _drift(model, plain, fast, rows_of_proof)
+    config, data, ranks = run.config, run.data, run.ranks
+    path = exact_path(config, model, data, ranks)
+    if path.name == "plain":
+        return path
+    fast = _with_sharing_reported(config, data, path)
+    if path.name == "sharing + cache":
+        fast = _with_cache(run, model, fast)
+    drift = _drift(model, fast, data.train.rows[: min(PROOF_ROWS, config.micro_batch_rows)])
     if ranks.all_true(drift <= TOLERANCE[model.dtype]):
-        return replace(
-            fast, report=[*fast.report, f"           loss of one batch within {drift:.0e} of the plain path"]
-        )
+        return fast.reporting(f"           loss of one batch within {drift:.0e} of the plain path")
     problem = f"the faster path's loss of one batch differs from the plain path's by {drift:.1e} (relative)"
     if "on" in (config.speed.prefix_sharing, config.speed.activation_cache):
         raise ModelError(problem, "Set speed.prefix_sharing=off and speed.activation_cache=off.")
-    return Path(plain.collator, [f"speed      plain: WARNING, {problem}"])
+    return ChosenPath("plain", plain_forward, [f"speed      plain: WARNING, {problem}"])
+
+
+def exact_path(config: RunConfig, model: PreTrainedModel, data: TrainingData, ranks: Ranks) -> ChosenPath:
+    """The fastest path that is exact for this run, before anything is computed for it.
+
+    In place of the frozen layers' states it has zeros, which take the same time and memory: enough to measure with.
+
+    Raises:
+        ConfigError: a path that is switched `on` cannot be exact here.
+    """
+    refused = refusals(config, model, model.config._attn_implementation, [*data.train.rows, *data.validation.rows])
+    for name, reason in refused.items():
+        if reason and getattr(config.speed, name) == "on":
+            raise ConfigError(f"speed.{name}=on is not possible here: {reason}", f"Set speed.{name}=auto.")
+    if refused["prefix_sharing"]:
+        forward = plain_forward if when_exact.has_plain_logits(model.config) else None
+        return ChosenPath("plain", forward, [f"speed      plain: {refused['prefix_sharing']}"])
+    attention = TREE_ATTENTION if takes_tree_attention(model) else None
+    if refused["activation_cache"]:
+        report = [f"           no activation cache: {refused['activation_cache']}"]
+        path = ChosenPath("prefix sharing", TreeForward(), report, attention)
+    else:
+        path = ChosenPath("sharing + cache", TreeForward(_zeros_like_states_of(model)), [], attention)
+    if model.device.type == "cuda" and config.model.attention == "auto":
+        rows = data.train.rows[: min(PROOF_ROWS, config.micro_batch_rows)]
+        return _by_flex_attention_if_it_runs(model, path, rows, ranks)
+    return path
 
 
 def refusals(
@@ -135,10 +121,10 @@ def _refuse_sharing(
 ) -> str | None:
     if config.speed.prefix_sharing == "off":
         return "speed.prefix_sharing=off"
-    if not has_plain_logits(model):
+    if not when_exact.has_plain_logits(model.config):
         return "this architecture transforms its logits"
     longest_row_tokens = max(len(row.input_ids) for row in rows)
-    return sharing_refusals.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
+    return when_exact.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
 
 
 def _refuse_caching(config: RunConfig, model: PreTrainedModel, sharing: str | None) -> str | None:
@@ -149,62 +135,74 @@ def _refuse_caching(config: RunConfig, model: PreTrainedModel, sharing: str | No
     return activation_cache.refusal(model, config.adapt)
 
 
-def _fast_path(
-    config: RunConfig,
-    model: PreTrainedModel,
-    data: TrainingData,
-    rows: Sequence[RenderedRow],
-    refused: dict[str, str | None],
-    model_fingerprint: str,
-    ranks: Ranks,
-) -> Path | None:
-    if refused["prefix_sharing"]:
-        return None
-    batch = data.train.rows[: config.optim.batch_size]
-    plain_tokens, shared_tokens = prefix_sharing.saving(batch)
-    report = [f"speed      prefix sharing: {shared_tokens:,} tokens for {plain_tokens:,} in {len(batch)} rows"]
-    attention = TREE_ATTENTION if takes_tree_attention(model) else None
-    if refused["activation_cache"]:
-        return Path(
-            TREES, [*report, f"           no activation cache: {refused['activation_cache']}"], attention=attention
-        )
-    cache, was_there = activation_cache.open_or_build(model, rows, model_fingerprint, ranks)
+def _zeros_like_states_of(model: PreTrainedModel) -> Callable[[TreeBatch], torch.Tensor]:
+    """What stands in for the frozen layers' states while nothing but time and memory counts."""
+    hidden_size, dtype = model.config.get_text_config().hidden_size, trunk_dtype(model)
+
+    def zeros(tree: TreeBatch) -> torch.Tensor:
+        return torch.zeros(1, tree.input_ids.shape[1], hidden_size, dtype=dtype)
+
+    return zeros
+
+
+def _with_sharing_reported(config: RunConfig, data: TrainingData, path: ChosenPath) -> ChosenPath:
+    batch = data.train.rows[: config.micro_batch_rows]
+    plain_tokens, shared_tokens = prefix_tree.saving(batch)
+    line = f"speed      prefix sharing: {shared_tokens:,} tokens for {plain_tokens:,} in {len(batch)} rows"
+    return replace(path, report=[line, *path.report])
+
+
+def _with_cache(run: Run, model: PreTrainedModel, path: ChosenPath) -> ChosenPath:
+    """`path` with the states that the frozen layers really have, computed now or found."""
+    assert isinstance(path.forward, TreeForward)
+    rows = [*run.data.train.rows, *run.data.validation.rows]
+    cache, was_there = activation_cache.open_or_build(model, rows, run.identity["model"], run.ranks)
     num_layers, cut = len(transformer_layers(model)), first_trained_layer(model)
-    state = "found" if was_there else "computed"
-    report.append(
-        f"           activation cache: {cut} of {num_layers} layers {state} for {cache.layout.num_tokens:,} tokens "
-        f"in {cache.folder}"
+    line = (
+        f"           activation cache: {cut} of {num_layers} layers {'found' if was_there else 'computed'} for "
+        f"{cache.layout.num_tokens:,} tokens in {cache.folder}"
     )
-    return Path(CachedStatesCollator(cache), report, cache, attention)
+    return replace(path, forward=replace(path.forward, frozen_states=cache.of_tree)).reporting(line)
 
 
-def _flex_attention_if_it_runs(model: PreTrainedModel, path: Path, rows: Sequence[RenderedRow], ranks: Ranks) -> Path:
+def _by_flex_attention_if_it_runs(
+    model: PreTrainedModel, path: ChosenPath, rows: Sequence[RenderedRow], ranks: Ranks
+) -> ChosenPath:
     """`path` by flex_attention, if its kernels compile and run here on every rank, forward and backward."""
-    flexible, problem = path.by_flex_attention(), ""
+    assert isinstance(path.forward, TreeForward)
+    line = f"           flex_attention, blocks of {FLEX_BLOCK_TOKENS} tokens"
+    forward = replace(path.forward, by_flex_attention=True)
+    flexible = replace(path, forward=forward, attention="flex_attention").reporting(line)
+    problem = ""
     try:
+        model.eval()
         with flexible.scoring(model):  # the backward pass too: layers may be computed again in it
-            _summed_loss(model, flexible, rows).backward()
+            summed_loss_of(model, flexible, rows).backward()
     except Exception as error:  # a compiler's, a driver's, anyone's: the same path runs without these kernels
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     model.zero_grad()
     if ranks.all_true(not problem):
         return flexible
-    warning = (
+    return path.reporting(
         f"           WARNING, flex_attention does not run here ({problem or 'on another rank'}); dense masks instead"
     )
-    return replace(path, report=[*path.report, warning])
 
 
 @torch.no_grad()
-def _drift(model: PreTrainedModel, plain: Path, fast: Path, rows: Sequence[RenderedRow]) -> float:
-    """Relative difference of the summed loss of one batch between two paths, both through the whole model."""
-    expected, got = (_summed_loss(model, path, rows).item() for path in (plain, fast))
+def _drift(model: PreTrainedModel, fast: ChosenPath, rows: Sequence[RenderedRow]) -> float:
+    """Relative difference of the summed loss of one batch from the plain path's, both through the whole model."""
+    plain = ChosenPath("plain", plain_forward, [])
+    model.eval()
+    expected, got = (summed_loss_of(model, path, rows).item() for path in (plain, fast))
     return abs(got - expected) / abs(expected)
 
 
-def _summed_loss(model: PreTrainedModel, path: Path, rows: Sequence[RenderedRow]) -> torch.Tensor:
-    examples = [{"input_ids": row.input_ids, "labels": row.labels, "number": number} for number, row in enumerate(rows)]
-    batch = {name: value.to(model.device) for name, value in path.collator(examples).items()}
+def summed_loss_of(model: PreTrainedModel, path: ChosenPath, rows: Sequence[RenderedRow]) -> torch.Tensor:
+    """The summed loss of these rows as one batch, as `path` computes it."""
+    forward = path.forward or plain_forward  # TRL's own costs no less
+    dataset = RowDataset(rows)
+    collated = DataCollatorForLanguageModeling(pad_token_id=0)([dataset[number] for number in range(len(rows))])
+    batch = {name: value.to(model.device) for name, value in collated.items()}
     in_bf16 = model.dtype == torch.bfloat16
     with path.scoring(model), torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
-        return score_batch(model.eval(), batch).summed_loss
+        return summed_loss(forward(model, **batch))

@@ -6,7 +6,7 @@ gradient is written over the logits, which nobody needs any more. Losses are bit
 rounding. It saves memory everywhere and, with bf16 logits, time (docs/log.md).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -18,31 +18,45 @@ GPU_BLOCK_ELEMENTS = 2**26
 """256 MiB: bounds the memory, and the kernels stay few."""
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of `targets` [labels] in fp32, and whether no logit is above the target's: both [labels].
+class TokenScores(NamedTuple):
+    """What is known of each label token; all three are [labels]."""
 
-    The backward pass overwrites `logits` [labels, vocabulary], so nothing else may need them then.
+    losses: torch.Tensor
+    """Negative log-likelihood in nats, fp32; alone of the three it has a gradient."""
+
+    entropy: torch.Tensor
+    """Of the distribution that the label was predicted with, in nats, fp32."""
+
+    is_top1: torch.Tensor
+    """Whether no token is more likely than the label, bool."""
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> TokenScores:
+    """Score the label tokens `targets` [labels] under `logits` [labels, vocabulary].
+
+    The backward pass overwrites `logits`, so nothing else may need them then.
     """
-    losses, is_top = _CrossEntropy.apply(logits, targets)
-    return losses, is_top
+    return TokenScores(*_CrossEntropy.apply(logits, targets))
 
 
 class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        losses = torch.empty(len(logits), device=logits.device)
-        is_top = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        losses, entropy = torch.empty(2, len(logits), device=logits.device)
+        is_top1 = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
         for rows in _blocks(logits):
             block, wanted = logits[rows], targets[rows, None]
-            losses[rows] = -torch.log_softmax(block, -1, dtype=torch.float32).gather(1, wanted)[:, 0]
-            is_top[rows] = block.gather(1, wanted)[:, 0] == block.amax(-1)  # several times faster than argmax
+            log_probs = torch.log_softmax(block, -1, dtype=torch.float32)
+            losses[rows] = -log_probs.gather(1, wanted)[:, 0]
+            entropy[rows] = -torch.linalg.vecdot(log_probs.exp(), log_probs)
+            is_top1[rows] = block.gather(1, wanted)[:, 0] == block.amax(-1)  # several times faster than argmax
         ctx.save_for_backward(logits, targets)
-        ctx.mark_non_differentiable(is_top)
-        return losses, is_top
+        ctx.mark_non_differentiable(entropy, is_top1)
+        return losses, entropy, is_top1
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradients: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradients: torch.Tensor, *_: None) -> tuple[torch.Tensor, None]:
         """Of each row of logits: (probabilities - one at the target) times the gradient of its loss."""
         logits, targets = ctx.saved_tensors
         for rows in _blocks(logits):

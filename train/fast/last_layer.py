@@ -22,7 +22,7 @@ from train.model.adapt import transformer_layers
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-_CACHE_ARGUMENTS = ("past_key_values", "layer_past")  # what the architectures call it
+_CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")  # what architectures and versions of transformers call it
 
 
 class _KeysAndValuesKnown(Exception):  # noqa: N818 - a signal, not an error

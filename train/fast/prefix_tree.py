@@ -5,27 +5,22 @@ share the computation of that beginning. The tree's tokens are laid out as one r
 attend to token j exactly when j is its ancestor or itself, which is `j <= i < ends[j]`. Position ids are depths, and
 the loss is a list of (position, target, weight): the same sum, and the same gradients, as row by row.
 
-`plan_tree` is the whole idea, in integers; `PrefixSharingCollator` makes tensors of it; `block_mask` is the mask for
-flex_attention on a GPU. For which models this would not be exact, `train/fast/when_exact.py` says.
+`plan_tree` is the whole idea, in integers and without torch; `train.fast.tree_batch` makes tensors of it. For which
+models this would not be exact, `train.fast.when_exact` says.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from data.render import IGNORE_INDEX, RenderedRow
 
-if TYPE_CHECKING:
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask
-
 Integers = npt.NDArray[np.int64]
 
 PADDING_ID = 0  # any id of the vocabulary: no real token sees a padding token, and none has a label
-FLEX_BLOCK_TOKENS = 128  # flex_attention's own block size
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +83,34 @@ def plan_tree(rows: Sequence[RenderedRow]) -> PrefixTree:
     Raises:
         ValueError: a row has not as many labels as ids, or a label that is neither a token id nor -100.
     """
-    return plan_with_owners(rows)[0]
+    return plan_rows(rows).tree
 
 
-def plan_with_owners(rows: Sequence[RenderedRow]) -> tuple[PrefixTree, list[int]]:
-    """The prefix tree of `rows`, and for each of its tokens the number of a row that has it.
+class Plan(NamedTuple):
+    """A tree, and how the rows it was planned from lie in it; rows are numbered in the order they were given."""
 
-    >>> plan_with_owners([RenderedRow([5, 6, 8], [-100] * 3), RenderedRow([5, 6, 7], [-100] * 3)])[1]
-    [1, 1, 1, 0]
+    tree: PrefixTree
+    owners: list[int]
+    """For each token of the tree the number of a row that has it."""
+
+    row_labels: list[list[int]]
+    """For each row, which label of the tree each of the row's own labels is, in the order of the row."""
+
+
+def plan_rows(rows: Sequence[RenderedRow]) -> Plan:
+    """Plan the prefix tree of `rows` and the way back from it to the rows; raises what `plan_tree` raises.
+
+    >>> plan = plan_rows([RenderedRow([5, 6, 8], [-100, 6, 8]), RenderedRow([5, 6, 7], [-100, 6, 7])])
+    >>> plan.owners, plan.row_labels
+    ([1, 1, 1, 0], [[0, 2], [0, 1]])
     """
     order = sorted(range(len(rows)), key=lambda number: _lexicographic_key(rows[number]))
     layout = _lay_out([np.array(rows[number].input_ids, dtype=np.int64) for number in order])
-    labels = _count_labels(layout.paths, [_next_labels(rows[number]) for number in order])
+    *labels, of_rows = _count_labels(layout.paths, [_next_labels(rows[number]) for number in order])
     columns = (layout.ids, layout.depths, layout.ends, *labels)
     tree = PrefixTree(*(tuple(column.tolist()) for column in columns))
-    return tree, [order[owner] for owner in layout.owners.tolist()]
+    row_labels = [labels.tolist() for _, labels in sorted(zip(order, of_rows, strict=True), key=lambda pair: pair[0])]
+    return Plan(tree, [order[owner] for owner in layout.owners.tolist()], row_labels)
 
 
 def saving(rows: Sequence[RenderedRow]) -> tuple[int, int]:
@@ -168,130 +176,18 @@ def _next_labels(row: RenderedRow) -> Integers:
     return next_labels
 
 
-def _count_labels(paths: Sequence[Integers], next_labels: Sequence[Integers]) -> tuple[Integers, Integers, Integers]:
-    """Distinct (position, target) pairs, sorted, and how many rows have each."""
+def _count_labels(
+    paths: Sequence[Integers], next_labels: Sequence[Integers]
+) -> tuple[Integers, Integers, Integers, list[Integers]]:
+    """Distinct (position, target) pairs, sorted, how many rows have each, and which of them each row has."""
     none = np.zeros(0, dtype=np.int64)
     sources = [path[: len(labels)] for path, labels in zip(paths, next_labels, strict=True)]
     positions, targets = np.concatenate([none, *sources]), np.concatenate([none, *next_labels])
     is_label = targets != IGNORE_INDEX
     stride = targets.max(initial=0) + 1
-    pairs, weights = np.unique(positions[is_label] * stride + targets[is_label], return_counts=True)
-    return pairs // stride, pairs % stride, weights
-
-
-# --- tensors ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PrefixSharingCollator:
-    """Rows (`input_ids` and `labels`, as lists) -> one batch of shape [1, T], T the tokens of their prefix tree.
-
-    The batch has `input_ids` and `position_ids` [1, T]; `label_positions`, `label_targets`, `label_weights` [L], all
-    int64; and for sdpa `attention_mask` [1, 1, T, T], bool, True where a token may attend. With `dense_mask=False`,
-    for flex_attention, it has `subtree_ends` [T] in place of that mask: hand it to `block_mask`, on the device.
-
-    T is padded up to a multiple of `pad_to_multiple_of` by tokens that see only themselves and that nothing sees.
-    """
-
-    pad_to_multiple_of: int = 1
-    dense_mask: bool = True
-
-    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> "dict[str, torch.Tensor]":
-        """Raises ValueError when the examples have no token at all."""
-        return self.with_owners(examples)[0]
-
-    def with_owners(
-        self, examples: Sequence[Mapping[str, Sequence[int]]]
-    ) -> "tuple[dict[str, torch.Tensor], list[int]]":
-        """The batch, and for each of its tokens but the padding the number of an example that has it."""
-        import torch
-
-        tree, owners = plan_with_owners([RenderedRow(list(row["input_ids"]), list(row["labels"])) for row in examples])
-        if not tree.num_tokens:
-            raise ValueError(f"a batch of {len(examples)} rows has no tokens")
-        tree = tree.padded(self.pad_to_multiple_of)
-        ends = torch.tensor(tree.ends)  # [T]
-        batch = {
-            "input_ids": torch.tensor([tree.ids]),
-            "position_ids": torch.tensor([tree.depths]),
-            **({"attention_mask": dense_mask(ends)} if self.dense_mask else {"subtree_ends": ends}),
-            "label_positions": torch.tensor(tree.label_positions, dtype=torch.int64),
-            "label_targets": torch.tensor(tree.label_targets, dtype=torch.int64),
-            "label_weights": torch.tensor(tree.label_weights, dtype=torch.int64),
-        }
-        return batch, owners
-
-
-def dense_mask(ends: "torch.Tensor") -> "torch.Tensor":
-    """Subtree ends [T] -> which token (row) may attend to which (column): [1, 1, T, T], bool.
-
-    >>> import torch
-    >>> dense_mask(torch.tensor([3, 2, 3]))[0, 0].int().tolist()
-    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
-    """
-    import torch
-
-    position = torch.arange(len(ends), device=ends.device)
-    mask: torch.Tensor = (position[:, None] < ends).tril_()
-    return mask[None, None]
-
-
-def mask_mod(
-    ends: "torch.Tensor", queries: "torch.Tensor"
-) -> "Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]":
-    """The same mask as `dense_mask`, as the function of (batch, head, query, key) that flex_attention evaluates.
-
-    Query number i is the token at `queries[i]`.
-    """
-
-    def may_attend(batch: Any, head: Any, query: "torch.Tensor", key: "torch.Tensor") -> "torch.Tensor":
-        position = queries[query]
-        return (key <= position) & (position < ends[key])
-
-    return may_attend
-
-
-def block_mask(
-    ends: "torch.Tensor", queries: "torch.Tensor | None" = None, block_tokens: int = FLEX_BLOCK_TOKENS
-) -> "BlockMask":
-    """Subtree ends [T] and query positions [Q], all by default -> the BlockMask that flex_attention takes for a mask.
-
-    For all tokens it equals torch's `create_block_mask(mask_mod(ends, queries), ...)`, but it is made from the
-    smallest and the largest end in each block of keys: `create_block_mask` fills a Q x T mask on the way. For some
-    tokens only, blocks in which none may attend can be among the partial ones, which costs time and changes nothing.
-    """
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask
-
-    num_tokens = len(ends)
-    queries = torch.arange(num_tokens, device=ends.device) if queries is None else queries
-    asking = _in_blocks(queries, block_tokens, padding=num_tokens)  # [query blocks, block_tokens]
-    asked = _in_blocks(ends, block_tokens, padding=0)  # [key blocks, block_tokens]
-    first, last = asking.amin(1, keepdim=True), asking.amax(1, keepdim=True)  # [query blocks, 1]
-    start = torch.arange(len(asked), device=ends.device) * block_tokens  # [key blocks]
-    is_full = (start + block_tokens - 1 <= first) & (asked.amin(1) > last)  # [query blocks, key blocks]
-    is_partial = (start <= last) & (asked.amax(1) > first) & ~is_full
-    return BlockMask.from_kv_blocks(
-        *_listed(is_partial),
-        *_listed(is_full),
-        BLOCK_SIZE=block_tokens,
-        mask_mod=mask_mod(ends, queries),
-        seq_lengths=(len(queries), num_tokens),
+    pairs, numbers, weights = np.unique(
+        positions[is_label] * stride + targets[is_label], return_inverse=True, return_counts=True
     )
-
-
-def _in_blocks(values: "torch.Tensor", block_tokens: int, padding: int) -> "torch.Tensor":
-    """[n] -> [blocks, block_tokens], the last block filled up with `padding`."""
-    import torch
-
-    missing = -len(values) % block_tokens
-    return torch.nn.functional.pad(values, (0, missing), value=padding).view(-1, block_tokens)
-
-
-def _listed(blocks: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-    """Which key blocks each query block has [query blocks, key blocks], as counts [1, 1, queries] and lists of them."""
-    import torch
-
-    counts = blocks.sum(1, dtype=torch.int32)
-    order = blocks.to(torch.int32).argsort(dim=1, descending=True, stable=True).to(torch.int32)
-    return counts[None, None], order[None, None]
+    ends_of_rows = np.cumsum([np.count_nonzero(labels != IGNORE_INDEX) for labels in next_labels], dtype=np.int64)
+    of_rows = np.split(numbers, ends_of_rows)[:-1]  # what is after the last row's end is empty
+    return pairs // stride, pairs % stride, weights, of_rows

@@ -17,9 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from train.fast import when_exact as sharing_refusals
-from train.fast.frozen_layers import Layout
-from train.fast.label_loss import has_plain_logits
+from train.fast import when_exact
+from train.fast.row_layout import Layout
 from train.fast.tree_attention import TREE_ATTENTION
 from train.model.base import attention_by
 
@@ -36,8 +35,8 @@ def sharing_is_exact(model: PreTrainedModel, longest_row_tokens: int) -> bool:
     """Whether this model's attention is the plain one, so that a prefix may be computed apart from its rows."""
     own = model.config._attn_implementation
     attention = "sdpa" if own == TREE_ATTENTION else own
-    refused = sharing_refusals.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
-    return refused is None and has_plain_logits(model)
+    refused = when_exact.refusal(model.config, attention, longest_row_tokens=longest_row_tokens)
+    return refused is None and when_exact.has_plain_logits(model.config)
 
 
 def num_shared_tokens(model: PreTrainedModel, rows: Sequence[Sequence[int]], most_new_tokens: int = 0) -> int:

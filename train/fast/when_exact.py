@@ -5,10 +5,13 @@ No torch here.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+PathName = Literal["plain", "prefix sharing", "sharing + cache"]
+"""How forward passes may be computed, from the slowest to the fastest."""
 
 # Settings of layers that carry something from one token to the next in the order of the batch, or pick keys by it.
 _NOT_ONLY_ATTENTION = re.compile(r"mamba|rwkv|recurrent|block_type|state_size|(^|_)(ssm|lru|conv)|^(linear|index)_")
@@ -17,6 +20,14 @@ _NOT_CAUSAL = ("use_bidirectional_attention", "prefix_lm", "is_prefix_lm")
 _NOISE = re.compile(r"^(?!classifier|summary).*(dropout|pdrop|layerdrop|jitter)")
 # Their rotation angles are a function of the position alone; `dynamic` and `longrope` look at the longest row too.
 _STATIC_ROTATIONS = {"default", "linear", "yarn", "llama3", "proportional"}
+# Architectures whose logits are more than `head(hidden)`: left to TRL's own head.
+_LOGIT_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
 _WINDOW_OF_LAYER = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
 
@@ -51,6 +62,12 @@ def refusal(
         or _refuse_positions(settings)
         or _refuse_noise(settings)
     )
+
+
+def has_plain_logits(model_config: "PretrainedConfig") -> bool:
+    """Whether the logits of such a model are `head(hidden)` and nothing else."""
+    text_config = model_config.get_text_config()
+    return all(getattr(text_config, name, None) is None for name in _LOGIT_TRANSFORMS)
 
 
 def _refuse_not_causal(settings: Mapping[str, Any]) -> str | None:

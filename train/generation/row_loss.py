@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from data.render import IGNORE_INDEX, RenderedRow
-from train.fast.label_loss import has_plain_logits
 from train.fast.shared_prefix import num_shared_tokens, shared_prefix
+from train.fast.when_exact import has_plain_logits
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _next_token_logits(
     model: PreTrainedModel, ids: torch.Tensor, inputs: dict[str, Any], is_label: torch.Tensor
 ) -> torch.Tensor:
     """[labels, vocabulary]; the head is applied to label positions alone where logits are nothing but its output."""
-    if not has_plain_logits(model):
+    if not has_plain_logits(model.config):
         return model(ids, **inputs).logits[:, :-1][is_label].float()
     hidden = model.base_model(ids, **inputs).last_hidden_state[:, :-1][is_label]  # [labels, hidden_size]
     return model.get_output_embeddings()(hidden).float()

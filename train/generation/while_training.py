@@ -14,18 +14,16 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from data.files import read_json, write_json
 from data.render import IGNORE_INDEX, RenderedRow
-from train.batching.tokenise import TrainingData, seeded_subset
-from train.config.run_config import RunConfig
-from train.distributed.group import Ranks
+from train.batching.tokenise import seeded_subset
 from train.fast.frozen_layers import with_trunk
 from train.generation.batched import answer_prompts
 from train.generation.generate import context_tokens
 from train.generation.scores import Sample, score
 from train.generation.settings import GenerationSettings
-from train.run_folder.run_folder import RunFolder
+from train.run_context import Run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,9 @@ class Question:
     topic: str | None
 
 
-def answer_callbacks(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", data: TrainingData, folder: RunFolder, ranks: Ranks
-) -> list[TrainerCallback]:
+def answer_callbacks(run: Run) -> list[TrainerCallback]:
     """The callback, if the configuration asks for it."""
-    return [AnswerCallback(config, tokenizer, data, folder, ranks)] if config.evaluation.answers_every_epochs else []
+    return [AnswerCallback(run)] if run.config.evaluation.answers_every_epochs else []
 
 
 def as_question(row: RenderedRow, topic: str | None) -> Question:
@@ -58,15 +54,9 @@ def as_question(row: RenderedRow, topic: str | None) -> Question:
 class AnswerCallback(TrainerCallback):
     """Answers, scores and records at the end of every n-th epoch; every rank has one."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        tokenizer: "PreTrainedTokenizerBase",
-        data: TrainingData,
-        folder: RunFolder,
-        ranks: Ranks,
-    ) -> None:
-        self.tokenizer, self.folder, self.ranks = tokenizer, folder, ranks
+    def __init__(self, run: Run) -> None:
+        config, data = run.config, run.data
+        self.tokenizer, self.folder, self.ranks = run.tokenizer, run.folder, run.ranks
         self.every_epochs = config.evaluation.answers_every_epochs
         self.batch_size = config.evaluation.batch_size
         self.settings = GenerationSettings(max_new_tokens=config.output.max_new_tokens)

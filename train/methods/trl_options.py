@@ -23,7 +23,7 @@ def sft_options(config: RunConfig, *, world_size: int, num_train_rows: int, fold
         "output_dir": str(folder.checkpoints),
         "seed": config.seed,
         "num_train_epochs": config.optim.epochs,
-        "per_device_train_batch_size": config.optim.batch_size,
+        "per_device_train_batch_size": config.micro_batch_rows,
         "gradient_accumulation_steps": config.optim.accumulation_steps,
         "learning_rate": config.learning_rate_at(world_size),
         "lr_scheduler_type": config.optim.schedule,

@@ -11,13 +11,13 @@ from typing import Any
 
 from data.files import read_json
 from train.batching.steps import steps_per_epoch
-from train.batching.tokenise import TrainingData
-from train.config.run_config import ResolvedConfig, RunConfig
+from train.config.run_config import ResolvedConfig
 from train.distributed.group import Ranks
 from train.fault_tolerance.checkpoints import checkpoint_step
 from train.monitoring.display import pick_display
 from train.monitoring.recorder import Recorder
 from train.monitoring.watcher import Watcher
+from train.run_context import Run
 from train.run_folder.retries import write_json_if_possible
 from train.run_folder.run_folder import RunFolder
 from train.units import utc_now
@@ -73,17 +73,17 @@ def record_start(folder: RunFolder, first_step: int, ranks: Ranks) -> int:
     return len(starts)
 
 
-def make_recorder(config: RunConfig, data: TrainingData, folder: RunFolder, watch: Watch, ranks: Ranks) -> Recorder:
+def make_recorder(run: Run, watch: Watch) -> Recorder:
     """The recorder of this rank; only the main one writes and shows."""
-    topology, num_rows = ranks.topology, len(data.train.rows)
+    config, num_rows = run.config, len(run.data.train.rows)
     return Recorder(
         num_rows=num_rows,
-        num_tokens=data.train.num_tokens,
-        effective_batch_size=config.effective_batch_size(topology.world_size),
+        num_tokens=run.data.train.num_tokens,
+        effective_batch_size=run.effective_batch_size,
         steps_between_evaluations=config.evaluation.every_steps
-        or steps_per_epoch(config, world_size=topology.world_size, num_train_rows=num_rows),
-        folder=folder if topology.is_main else None,
-        display=pick_display(config.output.log_every_steps) if topology.is_main else None,
+        or steps_per_epoch(config, world_size=run.world_size, num_train_rows=num_rows),
+        folder=run.folder if run.is_main else None,
+        display=pick_display(config.output.log_every_steps) if run.is_main else None,
         resumed=watch.resumed,
         num_restarts=watch.num_restarts,
         watchers=watch.watchers,

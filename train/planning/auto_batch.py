@@ -12,23 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from transformers import PreTrainedModel
 
-from train.batching.row_dataset import RowDataset
+from data.render import RenderedRow
 from train.batching.tokenise import TrainingData
-from train.config.run_config import AUTO_BATCH, RunConfig
+from train.config.run_config import RunConfig
 from train.distributed.group import Ranks
 from train.distributed.machine import available_memory_bytes
-from train.fast.label_loss import score_batch
+from train.fast.choose import ChosenPath, exact_path, summed_loss_of
 from train.planning.cost import FP32_BYTES
 from train.planning.predict import MEMORY_LIMIT
-
-if TYPE_CHECKING:
-    from train.batching.row_dataset import Collator
 
 SEARCH_SECONDS = 120.0
 """No larger size is tried once the next trial would end after this."""
@@ -36,55 +32,53 @@ SEARCH_SECONDS = 120.0
 SAMPLE_SECONDS = 0.002
 
 
-def with_measured_batch(
-    config: RunConfig,
-    asked_batch_size: int,
-    model: PreTrainedModel,
-    collator: "Collator",
-    data: TrainingData,
-    ranks: Ranks,
-    checkpoint: Path | None,
+def settled_by_measure(
+    asked: RunConfig, model: PreTrainedModel, data: TrainingData, ranks: Ranks, checkpoint: Path | None
 ) -> RunConfig:
-    """The configuration with the micro-batch that fits every rank, if it asks for one; a resumed run keeps its own.
+    """The configuration with every size a number, an automatic batch size the most rows that fit on every rank.
+
+    A resumed run keeps the batch size it began with.
 
     Raises:
         MemoryError: not even one row at a time fits.
     """
-    if asked_batch_size != AUTO_BATCH:
-        return config
-    rows_per_rank = config.rows_per_rank(ranks.topology.world_size)
+    guessed = asked.settled(ranks.topology.world_size)
+    if asked.optim.batch_size != "auto":
+        return guessed
+    rows_per_rank = asked.rows_per_rank(ranks.topology.world_size)
     if checkpoint is not None:
         batch_size = int(
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["train_batch_size"]
         )
     else:
-        batch_size = ranks.smallest(_search(config, model, collator, data, ranks, divisors(rows_per_rank)))
+        path = exact_path(guessed, model, data, ranks)
+        with path.training(model):
+            batch_size = ranks.smallest(_search(guessed, model, path, data, ranks, divisors(rows_per_rank)))
     if batch_size == 0:
         raise MemoryError(
             f"out of memory: one row of {max(len(row.input_ids) for row in data.train.rows)} tokens at a time needs "
             f"more than {MEMORY_LIMIT:.0%} of the memory of some rank"
         )
-    return config.with_batch_size(batch_size, rows_per_rank // batch_size)
+    return guessed.with_batch_size(batch_size, rows_per_rank // batch_size)
 
 
 def _search(
     config: RunConfig,
     model: PreTrainedModel,
-    collator: "Collator",
+    path: ChosenPath,
     data: TrainingData,
     ranks: Ranks,
     candidates: Sequence[int],
 ) -> int:
-    rows = RowDataset(data.train.rows)
-    longest_first = sorted(range(len(rows)), key=lambda number: -len(data.train.rows[number].input_ids))
+    longest_first = sorted(data.train.rows, key=lambda row: -len(row.input_ids))
 
     def peak_bytes(batch_size: int) -> int | None:
-        return peak_of_step(config, model, collator, rows, longest_first[:batch_size])
+        return peak_of_step(config, model, path, longest_first[:batch_size])
 
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     to_come = num_trainable * FP32_BYTES * (2 + (ranks.topology.world_size > 1))  # Adam's moments, DDP's buckets
     limit = memory_limit_bytes(model.device, ranks.topology.local_world_size) - to_come
-    return largest_fitting([size for size in candidates if size <= len(rows)], peak_bytes, limit)
+    return largest_fitting([size for size in candidates if size <= len(longest_first)], peak_bytes, limit)
 
 
 def divisors(number: int) -> list[int]:
@@ -146,7 +140,7 @@ def memory_limit_bytes(device: torch.device, num_local_ranks: int) -> float:
 
 
 def peak_of_step(
-    config: RunConfig, model: PreTrainedModel, collator: "Collator", rows: RowDataset, numbers: Sequence[int]
+    config: RunConfig, model: PreTrainedModel, path: ChosenPath, rows: Sequence[RenderedRow]
 ) -> int | None:
     """Most memory this process holds during forward and backward pass of these rows; None if it runs out (GPU).
 
@@ -154,13 +148,10 @@ def peak_of_step(
     """
     if config.optim.gradient_checkpointing:  # as TRL does when training begins
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    batch = {name: value.to(model.device) for name, value in collator([rows[number] for number in numbers]).items()}
     meter = _GpuMeter(model.device) if model.device.type == "cuda" else _HostMeter()
     try:
         with meter, torch.random.fork_rng():
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-                loss = score_batch(model.train(), batch).summed_loss
-            loss.backward()
+            summed_loss_of(model.train(), path, rows).backward()
     except torch.OutOfMemoryError:
         return None
     finally:

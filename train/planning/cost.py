@@ -7,7 +7,7 @@ its weights. Norms, activation functions and the embedding are left out: below 1
 
 from dataclasses import dataclass
 
-from train.batching.steps import TRUNK_BATCH_TOKENS
+from train.fast.row_layout import TRUNK_BATCH_TOKENS
 
 FP32_BYTES = 4
 ADAM_BYTES = 4 * FP32_BYTES

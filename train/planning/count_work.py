@@ -8,10 +8,11 @@ from data.render import RenderedRow
 from train.batching.batches import NO_ROW, EpochBatches
 from train.batching.tokenise import TrainingData
 from train.config.run_config import RunConfig
-from train.fast.frozen_layers import Layout
 from train.fast.prefix_tree import plan_tree
+from train.fast.row_layout import Layout
+from train.fast.when_exact import PathName
 from train.planning.cost import FP32_BYTES, MicroBatch, ModelShape, Work, caching_flops, row_work, training_flops
-from train.planning.predict import BF16_BYTES, Job, PathName, gradient_bytes
+from train.planning.predict import BF16_BYTES, Job, gradient_bytes
 
 SAMPLED_BATCHES = 32
 """Micro-batches whose prefix trees are planned; the others are taken to be alike."""
@@ -38,7 +39,7 @@ class DataWork:
 def data_work(config: RunConfig, data: TrainingData, num_ranks: int, effective_batch_rows: int) -> DataWork:
     """Count for `num_ranks` ranks that share steps of `effective_batch_rows`."""
     rows = data.train.rows
-    batch_size = min(config.optim.batch_size, -(-effective_batch_rows // num_ranks))
+    batch_size = min(config.micro_batch_rows, -(-effective_batch_rows // num_ranks))
     batches = [
         [rows[number] for number in batch if number != NO_ROW]
         for batch in itertools.islice(

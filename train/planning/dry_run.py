@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.batching.steps import refuse_nonsense
-from train.config.run_config import AUTO_BATCH, ResolvedConfig, field_names
+from train.config.run_config import ResolvedConfig, field_names
 from train.distributed.launch import plan_launch
 from train.distributed.topology import check_world_size, read_topology
 from train.methods.trl_options import make_sft_config, sft_options
@@ -22,8 +22,8 @@ def print_dry_run(resolved: ResolvedConfig) -> None:
     console = Console(highlight=False)
     console.print(_configuration_table(resolved))
     console.print(_size_table(sizes))
-    if resolved.config.optim.batch_size == AUTO_BATCH:
-        console.print(f"memory is for {config.optim.batch_size} rows at a time; the run measures how many fit")
+    if resolved.config.optim.batch_size == "auto":
+        console.print(f"memory is for {config.micro_batch_rows} rows at a time; the run measures how many fit")
     refuse_nonsense(config, world_size=world_size, num_train_rows=sizes.num_train_rows)
     folder = RunFolder(config.output.dir)
     make_sft_config(

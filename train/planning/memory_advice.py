@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from train.config.run_config import AUTO_BATCH, AdaptConfig, RunConfig
+from train.config.run_config import AdaptConfig, RunConfig
 from train.distributed.machine import available_memory_bytes
 from train.distributed.topology import Topology, read_topology
 from train.failure import MemoryShortError, RunError
@@ -96,7 +96,7 @@ def _knobs(config: RunConfig, world_size: int) -> Iterator[_Knob]:
     """What this configuration leaves to be turned."""
     optim, adapt = config.optim, config.adapt
     rows = config.rows_per_rank(world_size)
-    if smaller := [size for size in reversed(divisors(rows)) if size < optim.batch_size]:
+    if smaller := [size for size in reversed(divisors(rows)) if size < config.micro_batch_rows]:
         yield _Knob([_micro_batch(config, size, rows) for size in smaller], "the same rows a step", is_exact=True)
     if not optim.gradient_checkpointing:
         yield _Knob([{"optim.gradient_checkpointing": True}], "the same result, slower", is_exact=True)
@@ -185,7 +185,7 @@ def _remedy(config: RunConfig, topology: Topology, limit_bytes: float, *, weight
 
 def _as_run(config: RunConfig, world_size: int) -> RunConfig:
     """With batch sizes as numbers; an automatic one is taken for the smallest there is, one row at a time."""
-    if config.optim.batch_size == AUTO_BATCH:
+    if config.optim.batch_size == "auto":
         return config.with_batch_size(1, config.rows_per_rank(world_size))
     return config.settled(world_size)
 

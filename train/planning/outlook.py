@@ -5,17 +5,16 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from train.batching.tokenise import TrainingData
 from train.config.run_config import RunConfig
 from train.distributed.exchange import check_gradient_compression
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
-from train.fast.choose import Path
-from train.fast.prefix_tree import PrefixSharingCollator
+from train.fast.when_exact import PathName
 from train.planning.count_work import data_work, job_of
 from train.planning.measure import measure_link, this_device
-from train.planning.predict import Job, Link, PathName, predict, verdict
+from train.planning.predict import Job, Link, predict, verdict
 from train.planning.sizes import model_shape
+from train.run_context import Run
 
 
 def measured_link(config: RunConfig, ranks: Ranks) -> Link | None:
@@ -27,23 +26,19 @@ def measured_link(config: RunConfig, ranks: Ranks) -> Link | None:
     return measure_link(num_ranks)
 
 
-def outlook(
-    config: RunConfig, model: PreTrainedModel, data: TrainingData, path: Path, link: Link | None, topology: Topology
-) -> list[str]:
+def outlook(run: Run, model: PreTrainedModel, path: PathName, link: Link | None) -> list[str]:
     """Lines for rank 0: the saving, the link, the prediction for this run, and what is not exact about the exchange."""
-    if not topology.is_main:
+    if not run.is_main:
         return []
+    config = run.config
     shape = model_shape(model, recomputes=config.optim.gradient_checkpointing)
-    world_size = topology.world_size
-    work = data_work(config, data, world_size, config.effective_batch_size(world_size))
+    work = data_work(config, run.data, run.world_size, run.effective_batch_size)
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     in_bf16 = model.dtype == torch.bfloat16
-    plain, job = (
-        job_of(config, shape, work, name, num_trainable, in_bf16=in_bf16) for name in ("plain", path_name(path))
-    )
+    plain, job = (job_of(config, shape, work, name, num_trainable, in_bf16=in_bf16) for name in ("plain", path))
     if link is None:
         return saving(plain, job)
-    return [*saving(plain, job), *_network(job, config.distributed.gradient_compression, link, topology)]
+    return [*saving(plain, job), *_network(job, config.distributed.gradient_compression, link, run.ranks.topology)]
 
 
 def saving(plain: Job, job: Job) -> list[str]:
@@ -79,10 +74,3 @@ def _network(job: Job, compression: str, link: Link, topology: Topology) -> list
         *(rounded if compression != "none" else []),
         f"outlook    {verdict(job, device, one, many)}",
     ]
-
-
-def path_name(path: Path) -> PathName:
-    """The planner's name of a chosen path."""
-    if path.cache is not None:
-        return "sharing + cache"
-    return "prefix sharing" if isinstance(path.collator, PrefixSharingCollator) else "plain"

@@ -17,11 +17,12 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from train.batching.tokenise import TrainingData, load_training_data
-from train.config.run_config import AUTO_BATCH, ResolvedConfig, RunConfig
+from train.config.run_config import ResolvedConfig, RunConfig
 from train.distributed.group import join
 from train.distributed.topology import read_topology
 from train.failure import ConfigError, ModelError
 from train.fast.choose import refusals
+from train.fast.when_exact import PathName
 from train.model.adapt import ParameterCount
 from train.model.base import architecture_without_weights, load_tokenizer, pick_attention
 from train.planning.cost import FP32_BYTES, ModelShape, memory_bytes
@@ -36,7 +37,6 @@ from train.planning.predict import (
     Fit,
     Job,
     Link,
-    PathName,
     Prediction,
     fit_of,
     predict,
@@ -257,16 +257,16 @@ def _sentences(rows: list[Row], taken: PathName, device: Device) -> list[str]:
 def _assumptions(
     asked: RunConfig, config: RunConfig, request: PlanRequest, device: Device, link: Link, tokens: str, world: int
 ) -> list[str]:
-    optim = config.optim
     source = "given" if request.gbit_per_second else "measured" if request.measure else "assumed, as none was given"
-    batch = f"{config.effective_batch_size(world)} rows a step on any number of devices, {optim.batch_size} at a time"
+    rows = config.effective_batch_size(world)
+    batch = f"{rows} rows a step on any number of devices, {config.micro_batch_rows} at a time"
     return [
         f"{device.name}: {device.bf16_tflops:.3g} TFLOPS in bf16, {device.fp32_tflops:.3g} in fp32, of which training "
         f"reaches {device.utilisation:.0%}; memory {device.memory_bytes / GIB:.1f} GiB, at "
         f"{device.memory_bytes_per_second / GIGA:,.0f} GB/s",
         f"between devices: {link.description} ({source}), not overlapped with computing",
         f"tokens: {tokens}",
-        batch + (" until batch_size=auto is measured" if asked.optim.batch_size == AUTO_BATCH else ""),
+        batch + (" until batch_size=auto is measured" if asked.optim.batch_size == "auto" else ""),
         "attention counted only where a token may look; memory by a rule of thumb for activations",
         "not counted: loading, validation, checkpoints, publication, demo",
     ]

@@ -8,6 +8,7 @@ which the backward pass reaches first and has almost done with by then.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from train.fast.when_exact import PathName
 from train.planning.cost import ADAM_TRAFFIC_BYTES, FP32_BYTES
 
 GIGA = 1e9
@@ -20,7 +21,6 @@ MEMORY_LIMIT = 0.94
 
 TIGHT_MEMORY = 0.85
 
-PathName = Literal["plain", "prefix sharing", "sharing + cache"]
 Fit = Literal["fits", "tight", "does not fit"]
 
 

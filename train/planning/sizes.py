@@ -104,7 +104,7 @@ def _trains(module: torch.nn.Module) -> bool:
 
 def memory_estimate_bytes(config: RunConfig, shape: ModelShape, parameters: ParameterCount, world_size: int) -> float:
     """Rough peak of one device, with rows of `max_length_tokens` and a quarter of them labels; plain path or cached."""
-    tokens = config.optim.batch_size * config.data.max_length_tokens
+    tokens = config.micro_batch_rows * config.data.max_length_tokens
     return memory_bytes(
         shape,
         MicroBatch(tokens, tokens / 4),

@@ -4,6 +4,7 @@ A check gets what the earlier ones found out, and returns what it saw, or `Warne
 raises what the run itself would raise where the run would fail, so that its exit code is the run's.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from train.distributed.machine import (
 )
 from train.distributed.topology import Topology, check_world_size
 from train.failure import ConfigError, MemoryShortError, ModelError, StorageError
-from train.fast.label_loss import score_batch
+from train.fast.fused_head import plain_forward, summed_loss
 from train.fault_tolerance.begin import decide_beginning, run_identity
 from train.fault_tolerance.checkpoints import checkpoint_bytes
 from train.methods.trl_options import make_sft_config, sft_options
@@ -195,9 +196,9 @@ def model(facts: Facts) -> str:
         for name, ids in (("input_ids", row.input_ids), ("labels", row.labels))
     }
     with torch.no_grad():
-        scores = score_batch(loaded, batch)
-    loss = (scores.summed_loss / scores.num_labels).item()
-    if not torch.isfinite(scores.summed_loss):
+        output = plain_forward(loaded, **batch)
+        loss = (summed_loss(output) / output.label_mask.sum()).item()
+    if not math.isfinite(loss):
         raise ModelError(f"the loss of one row is {loss}", "The weights are damaged, or model.precision is too low.")
     return f"loads without asking the hub; the loss of one row is {loss:.3f}"
 

@@ -11,9 +11,6 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from data.files import write_json
-from train.batching.tokenise import TrainingData
-from train.config.run_config import AUTO_BATCH, ResolvedConfig, RunConfig
-from train.failure import Phases
 from train.generation.batched import answer_prompts, question_prompts
 from train.generation.generate import Answer, comparison
 from train.generation.settings import GenerationSettings
@@ -21,6 +18,7 @@ from train.model.adapt import ParameterCount
 from train.model.base import load_model, pick_attention, pick_device, pick_precision
 from train.monitoring.recorder import Recorder, peak_memory_bytes
 from train.results.publish import load_published
+from train.run_context import Run
 from train.run_folder.provenance import provenance
 from train.run_folder.run_folder import RunFolder
 from train.units import human_seconds
@@ -29,7 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def describe_setup(config: RunConfig, data: TrainingData, parameters: ParameterCount, world_size: int) -> str:
+def describe_setup(run: Run, parameters: ParameterCount) -> str:
+    """What is trained, on what, and how fast it is to learn: the lines at the start of a run."""
+    config, data, world_size = run.config, run.data, run.world_size
     optim = config.optim
     lines = [
         f"model      {config.model.name}, {parameters}",
@@ -43,24 +43,19 @@ def describe_setup(config: RunConfig, data: TrainingData, parameters: ParameterC
     return "\n".join(lines)
 
 
-def describe_batch(config: RunConfig, asked_batch_size: int, world_size: int) -> str:
-    """The batch of a step and what it is made of; `asked_batch_size` is the configured one."""
-    optim = config.optim
-    found = " (the most that fit on every rank)" if asked_batch_size == AUTO_BATCH else ""
+def describe_batch(run: Run, *, was_measured: bool) -> str:
+    """The batch of a step and what it is made of."""
+    optim, world_size = run.config.optim, run.world_size
+    found = " (the most that fit on every rank)" if was_measured else ""
     return (
         f"batch      {optim.batch_size}{found} x {optim.accumulation_steps} accumulation x {world_size} rank(s) = "
-        f"{config.effective_batch_size(world_size)} rows a step"
+        f"{run.effective_batch_size} rows a step"
     )
 
 
-def write_demo(
-    config: RunConfig,
-    folder: RunFolder,
-    tuned: PreTrainedModel,
-    tokenizer: "PreTrainedTokenizerBase",
-    data: TrainingData,
-) -> None:
+def write_demo(run: Run, tuned: PreTrainedModel) -> None:
     """Ask the published model and the original one, both freshly loaded, the demo questions."""
+    config, folder, data = run.config, run.folder, run.data
     settings = GenerationSettings(max_new_tokens=config.output.max_new_tokens)
 
     def answers_of(model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase") -> list[Answer]:
@@ -71,38 +66,30 @@ def write_demo(
         return answers
 
     tuned_answers = answers_of(*load_published(folder.best_model, tuned))
-    original_answers = answers_of(load_model(config, tokenizer), tokenizer)
+    original_answers = answers_of(load_model(config, run.tokenizer), run.tokenizer)
     models = {"original": config.model.name, "tuned": str(folder.best_model)}
     write_json(folder.demo, comparison(data.demo_questions, original_answers, tuned_answers, settings, models))
 
 
-def summary(
-    resolved: ResolvedConfig,
-    data: TrainingData,
-    parameters: ParameterCount,
-    recorder: Recorder,
-    identity: dict[str, Any],
-    phases: Phases,
-    best_step: int,
-) -> dict[str, Any]:
+def summary(run: Run, parameters: ParameterCount, recorder: Recorder, best_step: int) -> dict[str, Any]:
     """What `training_summary.json` holds. Losses are in nats per label token, throughput is the median step's."""
     train_losses, evaluation_losses = recorder.losses("step"), recorder.losses("evaluation")
     return {
-        **resolved.dump(),
-        "identity": identity,
+        **run.resolved.dump(),
+        "identity": run.identity,
         "made_by": provenance(),
         "restarts": recorder.num_restarts,
         "hardware": {"device": str(pick_device()), "machine": platform.machine(), "cores": os.cpu_count()},
-        "world_size": identity["world size"],
+        "world_size": run.world_size,
         "parameters": {
             "base": parameters.num_base,
             "total": parameters.num_total,
             "trainable": parameters.num_trainable,
             "trainable_share": parameters.trainable_share,
         },
-        "data": data.facts,
-        "precision": str(pick_precision(resolved.config.model)).removeprefix("torch."),
-        "attention": pick_attention(resolved.config),
+        "data": run.data.facts,
+        "precision": str(pick_precision(run.config.model)).removeprefix("torch."),
+        "attention": pick_attention(run.config),
         "train_loss": {"first": train_losses[0], "final": train_losses[-1], "best": min(train_losses)},
         "evaluation_loss": {
             "original": evaluation_losses[0],
@@ -112,7 +99,7 @@ def summary(
         },
         **recorder.throughput(),
         "peak_memory_bytes": peak_memory_bytes(),
-        "seconds": phases.seconds,
+        "seconds": run.phases.seconds,
     }
 
 

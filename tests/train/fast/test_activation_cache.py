@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import RenderedRow
+from tests.random_rows import padded
 from train.config.run_config import AdaptConfig
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
 from train.fast.activation_cache import evict, is_valid, open_or_build, refusal
-from train.fast.frozen_layers import Layout, compute_states, first_trained_layer, injected_states, without_trunk
+from train.fast.frozen_layers import compute_states, first_trained_layer, injected_states, without_trunk
+from train.fast.row_layout import Layout
+from train.fast.tree_batch import TreeBatch
 from train.model.adapt import adapt, transformer_layers
 
 TINY = {
@@ -177,6 +180,19 @@ def test_gather_takes_any_row_and_depth(cache):
     assert torch.equal(gathered[0], opened.states[opened.layout.index(1, 6)])
     assert torch.equal(gathered[1], opened.states[0])
     assert json.loads((opened.folder / "meta.json").read_text())["hidden_size"] == 16
+
+
+def test_a_row_is_known_by_its_tokens(cache):
+    opened, _ = cache()
+    batch = padded(rendered([ROWS[2], ROWS[0]]))
+    tree = TreeBatch.of(batch["input_ids"], batch["labels"], batch["attention_mask"], 8)
+    states = opened.of_tree(tree)
+    assert states.shape == (1, 8, 16)
+    assert torch.equal(states[0, :5], opened.gather([0] * 5, range(5)))
+    assert not states[0, 5:].any()
+    unknown = padded(rendered([[9, 9]]))
+    with pytest.raises(KeyError):
+        opened.of_tree(TreeBatch.of(unknown["input_ids"], unknown["labels"], unknown["attention_mask"]))
 
 
 def test_refusals():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from train.fast.label_loss import score_batch
+from tests.random_rows import padded, row
+from train.fast.fused_head import TreeForward, summed_loss
 from train.fast.last_layer import last_layer_at
-from train.fast.prefix_tree import PrefixSharingCollator
 
 SIZES = {
     "vocab_size": 50,
@@ -74,8 +74,7 @@ def test_a_recomputed_layer_is_left_whole_and_still_right(model):
 
 def test_no_label_at_all_still_gives_every_parameter_a_gradient(model):
     """A rank without a row takes part in every all-reduce, so none of its gradients may be missing."""
-    batch = PrefixSharingCollator()([{"input_ids": [5, 6], "labels": [-100, -100]}])
-    scores = score_batch(model, batch)
-    scores.summed_loss.backward()
-    assert scores.summed_loss.item() == 0
+    loss = summed_loss(TreeForward()(model, **padded([row([5, 6], labelled_from=2)])))
+    loss.backward()
+    assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())

@@ -5,10 +5,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import IGNORE_INDEX, RenderedRow
+from tests.random_rows import padded
 from train.fast import tree_attention
-from train.fast.choose import TREES, Path, _summed_loss
-from train.fast.prefix_tree import PrefixSharingCollator
+from train.fast.choose import ChosenPath, summed_loss_of
+from train.fast.fused_head import TREE_MULTIPLE_TOKENS, TreeForward
 from train.fast.tree_attention import TREE_ATTENTION, blocks_of
+from train.fast.tree_batch import TreeBatch, dense_mask
 
 SIZES = {
     "vocab_size": 60,
@@ -19,7 +21,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
-DENSE, IN_BLOCKS = Path(TREES, []), Path(TREES, [], attention=TREE_ATTENTION)
+DENSE = ChosenPath("prefix sharing", TreeForward(), [])
+IN_BLOCKS = ChosenPath("prefix sharing", TreeForward(), [], attention=TREE_ATTENTION)
 
 
 def branching_rows():
@@ -40,10 +43,9 @@ def model(request):
     return built
 
 
-def gradients(model, path, monkeypatch):
-    monkeypatch.setattr(model, "eval", model.train)  # gradient checkpointing is for training
+def gradients(model, path):
     with path.scoring(model):
-        summed_loss = _summed_loss(model, path, branching_rows())
+        summed_loss = summed_loss_of(model.train(), path, branching_rows())  # gradient checkpointing is for training
         summed_loss.backward()
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
@@ -56,11 +58,11 @@ def test_same_loss_and_gradients_as_under_the_dense_mask(model, monkeypatch, blo
     calls = []
     sdpa = tree_attention._sdpa
     monkeypatch.setattr(tree_attention, "_sdpa", lambda *arguments: calls.append(1) or sdpa(*arguments))
-    expected_loss, expected = gradients(model, DENSE, monkeypatch)
+    expected_loss, expected = gradients(model, DENSE)
     assert not calls
-    loss, found = gradients(model, IN_BLOCKS, monkeypatch)
-    batch = TREES(as_examples(branching_rows()))
-    in_layer, in_top_layer = (-(-batch[name].shape[-1] // block_tokens) for name in ("input_ids", "label_positions"))
+    loss, found = gradients(model, IN_BLOCKS)
+    tree = tree_of(branching_rows(), TREE_MULTIPLE_TOKENS)
+    in_layer, in_top_layer = (-(-ids.shape[-1] // block_tokens) for ids in (tree.input_ids, tree.label_positions))
     # Two whole layers and the trimmed one; recomputed, three whole ones, twice.
     assert len(calls) == (6 * in_layer if model.is_gradient_checkpointing else 2 * in_layer + in_top_layer)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
@@ -69,12 +71,13 @@ def test_same_loss_and_gradients_as_under_the_dense_mask(model, monkeypatch, blo
     assert model.config._attn_implementation == "sdpa"
 
 
-def as_examples(rows):
-    return [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+def tree_of(rows, multiple=1):
+    batch = padded(rows)
+    return TreeBatch.of(batch["input_ids"], batch["labels"], batch["attention_mask"], multiple)
 
 
 def test_a_block_has_the_keys_that_its_queries_may_see_and_no_others():
-    mask = PrefixSharingCollator()(as_examples(branching_rows()))["attention_mask"][0, 0]
+    mask = dense_mask(tree_of(branching_rows()).ends)[0, 0]
     blocks = blocks_of(mask, 8)
     rebuilt = torch.zeros_like(mask)
     for block in blocks:

@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from data.render import RenderedRow
-from train.batching.row_dataset import RowDataset
 from train.batching.tokenise import TokenisedRows, TrainingData
-from train.config.run_config import AUTO_BATCH, resolve_config
+from train.config.run_config import resolve_config
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
 from train.failure import ConfigError
+from train.fast.choose import ChosenPath
+from train.fast.fused_head import plain_forward
 from train.model.adapt import adapt
 from train.planning import auto_batch
-from train.planning.auto_batch import divisors, largest_fitting, peak_of_step, with_measured_batch
+from train.planning.auto_batch import divisors, largest_fitting, peak_of_step, settled_by_measure
 
 ROOT = Path(__file__).parents[3]
+PLAIN = ChosenPath("plain", plain_forward, [])
 AUTO = ("optim.batch_size=auto", "optim.effective_batch_size=8")
 
 
@@ -66,7 +67,7 @@ def test_the_effective_batch_decides(overrides, world_size, settled):
 
 
 def test_auto_is_spelt_auto():
-    assert config(*AUTO).optim.batch_size == AUTO_BATCH
+    assert config(*AUTO).optim.batch_size == "auto"
     assert config(*AUTO).deciding_fields()["optim.batch_size"] == "auto"
 
 
@@ -95,16 +96,15 @@ def tiny():
     adapt(model, config().adapt)
     rows = [RenderedRow(list(range(5, 69)), [-100] * 4 + list(range(9, 69))) for _ in range(64)]
     tokenised = TokenisedRows(rows, 0, 0)
-    return model, DataCollatorForLanguageModeling(pad_token_id=0), TrainingData(tokenised, tokenised, "", [], {})
+    return model, TrainingData(tokenised, tokenised, "", [], {})
 
 
 def test_a_trial_measures_and_leaves_no_trace(tiny):
-    model, collator, data = tiny
+    model, data = tiny
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(3)
     state = torch.random.get_rng_state()
-    rows = RowDataset(data.train.rows)
-    few, many = (peak_of_step(config(), model, collator, rows, range(number)) for number in (1, 64))
+    few, many = (peak_of_step(config(), model, PLAIN, data.train.rows[:number]) for number in (1, 64))
     assert many - few > 64 * 60 * 20_000 * 4 / 2  # the fp32 logits alone would be twice that
     assert torch.random.get_rng_state().equal(state)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -113,28 +113,25 @@ def test_a_trial_measures_and_leaves_no_trace(tiny):
 
 
 def test_a_limit_between_two_sizes_is_found_by_measuring(tiny, monkeypatch):
-    model, collator, data = tiny
-    asked = config("optim.batch_size=auto", "optim.effective_batch_size=64")
-    rows = RowDataset(data.train.rows)
-    limit = peak_of_step(config(), model, collator, rows, range(8)) + 250 * 2**20  # 64 rows need 300 MB of logits
+    model, data = tiny
+    asked = config("optim.batch_size=auto", "optim.effective_batch_size=64", "speed.prefix_sharing=off")
+    limit = peak_of_step(config(), model, PLAIN, data.train.rows[:8]) + 250 * 2**20  # 64 rows need 300 MB of logits
     monkeypatch.setattr(auto_batch, "memory_limit_bytes", lambda *_: limit)
-    settled = with_measured_batch(
-        asked.settled(1), AUTO_BATCH, model, collator, data, Ranks(Topology()), checkpoint=None
-    )
+    settled = settled_by_measure(asked, model, data, Ranks(Topology()), checkpoint=None)
     assert 1 <= settled.optim.batch_size < 64
     assert settled.optim.batch_size * settled.optim.accumulation_steps == 64
 
 
 def test_nothing_fits(tiny, monkeypatch):
-    model, collator, data = tiny
+    model, data = tiny
     monkeypatch.setattr(auto_batch, "memory_limit_bytes", lambda *_: 0)
     with pytest.raises(MemoryError, match=r"out of memory: one row of 64 tokens at a time needs more than 94%"):
-        with_measured_batch(config(*AUTO).settled(1), AUTO_BATCH, model, collator, data, Ranks(Topology()), None)
+        settled_by_measure(config(*AUTO), model, data, Ranks(Topology()), None)
 
 
 def test_a_resumed_run_keeps_its_batch(tiny, tmp_path):
     (tmp_path / "trainer_state.json").write_text(json.dumps({"train_batch_size": 2}))
-    settled = with_measured_batch(config(*AUTO).settled(1), AUTO_BATCH, *tiny, Ranks(Topology()), tmp_path)
+    settled = settled_by_measure(config(*AUTO), *tiny, Ranks(Topology()), tmp_path)
     assert (settled.optim.batch_size, settled.optim.accumulation_steps) == (2, 4)
 
 
@@ -144,7 +141,7 @@ def test_a_run_with_a_found_batch_equals_the_one_set_by_hand(run, history, tmp_p
     common = ["smoke", "output.demo=false", "optim.epochs=1", "data.max_train_rows=16"]
     program = (
         "import runpy, sys\n"
-        "from train import auto_batch\n"
+        "from train.planning import auto_batch\n"
         "search = auto_batch.largest_fitting\n"
         "auto_batch.largest_fitting = lambda sizes, peak, _: search(sizes, lambda n: peak(n) and 100 + 10 * n, 129)\n"
         f"sys.argv = {['train', *common, *AUTO, f'output.dir={folder}']!r}\n"
