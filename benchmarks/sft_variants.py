@@ -86,9 +86,8 @@ def work(name: str, task: Task, connection: Connection) -> None:
     from train.failure import Phases
     from train.fast.choose import choose_path
     from train.model.adapt import adapt, master_weights_in_fp32
-    from train.model.base import load_model, load_tokenizer, model_fingerprint
+    from train.model.base import load_model, load_tokenizer, model_fingerprint, quieten_libraries
     from train.monitoring.recorder import peak_memory_bytes
-    from train.run import quieten_libraries
     from train.run_context import Run
     from train.run_folder.run_folder import RunFolder
 

@@ -22,7 +22,7 @@ from train.fault_tolerance.stopping import refuse_unsavable
 from train.generation.while_training import answer_callbacks
 from train.methods.sft import SftTrainer, build_trainer
 from train.model.adapt import ParameterCount, adapt, master_weights_in_fp32
-from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
+from train.model.base import load_model, load_tokenizer, pick_device, pick_precision, quieten_libraries
 from train.monitoring.recorder import Recorder
 from train.monitoring.watchers import make_recorder, start_watching
 from train.planning.auto_batch import settled_by_measure
@@ -107,11 +107,6 @@ def finish(run: Run, trainer: SftTrainer, parameters: ParameterCount, recorder: 
     write_json(run.folder.summary, summary(run, parameters, recorder, best_step))
     write_report_or_warn(run.folder)
     recorder.enter("done", percent=100.0, seconds_left=0)
-
-
-def quieten_libraries(*, is_main: bool) -> None:
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_warning() if is_main else transformers.utils.logging.set_verbosity_error()
 
 
 def say(topology: Topology, text: str) -> None:

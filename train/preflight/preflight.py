@@ -20,9 +20,9 @@ from train.config.run_config import DistributedConfig, ResolvedConfig
 from train.distributed.group import Ranks, join
 from train.distributed.topology import Topology
 from train.failure import ExitCode, RunError, describe_failure
+from train.model.base import quieten_libraries
 from train.planning.measure import measure_link
 from train.preflight.checks import AFTER_MEETING, CHECKS, Check, Facts, Warned
-from train.run import quieten_libraries
 
 MEETING_SECONDS = 40
 COLLECTIVE_SECONDS = 20
