@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from train.failure import ExitCode
-from train.results.report.facts import RunFiles
+from train.results.run_files import RunFiles
 from train.run_folder.run_folder import RunFolder
 from train.units import human_bytes, human_seconds, seconds_since
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.files import write_text
-from train.results.report.facts import RunFiles, page_facts
+from train.results.report.facts import page_facts
+from train.results.run_files import RunFiles
 from train.run_folder.run_folder import RunFolder
 from train.units import utc_now
 

@@ -12,8 +12,9 @@ import pytest
 from data.files import write_json
 from train.failure import ConfigError
 from train.results.report.charts import MOST_POINTS, Chart, Series, layout, thinned
-from train.results.report.facts import RunFiles, page_facts
+from train.results.report.facts import page_facts
 from train.results.report.page import render_report, write_report, write_report_or_warn
+from train.results.run_files import RunFiles
 from train.run_folder.run_folder import RunFolder
 
 CHROMIUM = shutil.which("chromium")
