@@ -45,6 +45,7 @@ TORCH_FREE = (
     "train.planning.cost",
     "train.generation.settings",
     "train.results.report.page",
+    "train.results.run_files",
     "train.results.status",
     "inference.models.published",
 )

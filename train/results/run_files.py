@@ -12,6 +12,8 @@ from train.run_folder.run_folder import RunFolder
 
 Record = dict[str, Any]
 
+_ON_REQUEST = ("stopped", "interrupted")
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -60,6 +62,11 @@ class RunFiles:
         """The evaluation of the weights that are (or would now be) published."""
         trained = [record for record in self.evaluations if record["step"] > 0]
         return min(trained, key=lambda record: record["loss"], default=None)
+
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether the run ended early because somebody wanted it to; to people that is no failure."""
+        return self.failure.get("failure_class") in _ON_REQUEST
 
     @property
     def num_restarts(self) -> int:

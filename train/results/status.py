@@ -33,7 +33,6 @@ SPARKS = "▁▂▃▄▅▆▇█"
 BAR_WIDTH = 40
 
 Verdict = Literal["done", "under way", "silent", "stopped", "failed"]
-ON_REQUEST = ("stopped", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def standing(files: RunFiles) -> Standing:
     if status.get("phase") == "done":
         return Standing("done", silent_seconds, files)
     if files.failure:
-        on_request = files.failure.get("failure_class") in ON_REQUEST
-        return Standing("stopped" if on_request else "failed", silent_seconds, files)
+        return Standing("stopped" if files.was_asked_to_stop else "failed", silent_seconds, files)
     return Standing("silent" if silent_seconds > patience_seconds(status) else "under way", silent_seconds, files)
 
 

@@ -50,7 +50,7 @@ def state(files: RunFiles) -> Record:
     if files.summary:
         return {"word": "finished", "line": ""}
     if files.failure:
-        word = "stopped" if files.failure.get("failure_class") in ("stopped", "interrupted") else "failed"
+        word = "stopped" if files.was_asked_to_stop else "failed"
         return {"word": word, "line": f"At step {step} of {total}: {files.failure['message']}"}
     return {"word": "unfinished", "line": f"At step {step} of {total}, phase {files.status.get('phase', 'unknown')}."}
 
