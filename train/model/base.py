@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
 
-from data.files import sha256_of
+from data.files import made_once, sha256_of
 from data.model_files import found_at, gguf_cache_dir, gguf_file_of
 from data.render import check_template
 from data.tokenizer import load_chat_tokenizer
@@ -155,14 +154,12 @@ def _is_path(name: str) -> bool:
 def _converted_gguf(gguf_file: Path) -> Path:
     """Weights of a GGUF file as fp32 safetensors, de-quantised once (10 s); concurrent callers wait for the first."""
     folder = gguf_cache_dir(gguf_file) / "model"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            print(f"converting {gguf_file.name} once, into {folder}", flush=True)
-            half_written = folder.with_name(f".model.{os.getpid()}")
-            _dequantised(gguf_file).save_pretrained(half_written)
-            half_written.rename(folder)
-    return folder
+
+    def convert(aside: Path) -> None:
+        print(f"converting {gguf_file.name} once, into {folder}", flush=True)
+        _dequantised(gguf_file).save_pretrained(aside)
+
+    return made_once(folder, convert)
 
 
 def _dequantised(gguf_file: Path) -> PreTrainedModel:

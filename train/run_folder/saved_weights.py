@@ -1,7 +1,6 @@
 """The weights that train, as a safetensors file that carries the hash of its own content."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from data.files import flush_entries
+from data.files import flush_entries, move_into_place
 from train.failure import StorageError
 from train.run_folder.retries import retried, succeeds
 
@@ -27,13 +26,11 @@ def content_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], step: int) -> None:
     """Replace `path` by these tensors: written aside, with their hash, on the disk before it takes its place."""
-    half_written = path.with_name(f".{path.name}.new")
+    half_written = path.with_name(f".{path.name}.new")  # one name for all lives of a run: a kill leaves one at most
     kept = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(kept, half_written, metadata={"step": str(step), CONTENT_HASH: content_hash(kept)})
-        with half_written.open("rb") as stream:
-            os.fsync(stream.fileno())
-        half_written.replace(path)
+        move_into_place(half_written, path)
     finally:
         half_written.unlink(missing_ok=True)  # a half-written one would take up the room that is missing
     flush_entries(path.parent)
