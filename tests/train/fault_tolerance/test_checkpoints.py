@@ -5,9 +5,19 @@ import pytest
 
 from tests.tiny_checkpoints import IDENTITY, begun_run, checkpoint
 from train.fault_tolerance.begin import decide_beginning
-from train.fault_tolerance.checkpoints import checkpoint_step, commit, committed_checkpoints, prune, set_aside_damaged
+from train.fault_tolerance.checkpoints import (
+    checkpoint_step,
+    commit,
+    committed_checkpoints,
+    damage,
+    prune,
+    set_aside_damaged,
+    write_checkpoint,
+)
 from train.run_folder.manifest import MANIFEST
-from train.run_folder.run_folder import COMMITTED
+from train.run_folder.run_folder import COMMITTED, RunFolder
+
+MIB = 2**20
 
 
 @pytest.fixture
@@ -89,3 +99,33 @@ def test_nothing_is_set_aside_where_all_is_well(folder, capsys):
     set_aside_damaged(folder)
     assert not capsys.readouterr().err
     assert (folder.checkpoints / "checkpoint-2").is_dir()
+
+
+def written(folder, step, num_bytes, *, keep=2):
+    return write_checkpoint(
+        folder,
+        folder.checkpoints / f"checkpoint-{step}",
+        lambda path: (path / "weights").write_bytes(b"w" * num_bytes) and None,
+        keep=keep,
+        retry_seconds=0.1,
+    )
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one_and_no_debris(small, capsys):
+    folder = RunFolder(small)
+    assert written(folder, 2, MIB)
+    assert not written(folder, 4, 8 * MIB)
+    assert "checkpoint-4 could not be written" in capsys.readouterr().err
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["checkpoint-2"]
+    assert damage(folder.checkpoints / "checkpoint-2") is None
+
+
+def test_the_older_of_two_checkpoints_makes_room(small):
+    folder = RunFolder(small)
+    assert written(folder, 2, int(1.5 * MIB))
+    assert written(folder, 4, int(1.5 * MIB))
+    assert written(folder, 6, int(1.5 * MIB))
+    assert [path.name for path in committed_checkpoints(folder)] == ["checkpoint-4", "checkpoint-6"] or [
+        path.name for path in committed_checkpoints(folder)
+    ] == ["checkpoint-6"]
+    assert damage(folder.checkpoints / "checkpoint-6") is None

@@ -4,6 +4,8 @@ import pytest
 
 from train.run_folder.manifest import ManifestError, is_published, published_atomically, verify_manifest, write_manifest
 
+MIB = 2**20
+
 
 @pytest.fixture
 def model_folder(tmp_path):
@@ -52,3 +54,23 @@ def test_publication_replaces_the_old_model_only_when_complete(tmp_path):
         (aside / "v").write_text("3")
     assert (target / "v").read_text() == "3"
     assert [path.name for path in tmp_path.iterdir()] == ["best_model"]
+
+
+def test_a_full_volume_keeps_the_published_model(small):
+    model = small / "best_model"
+    with published_atomically(model) as aside:
+        (aside / "weights").write_bytes(b"w" * MIB)
+    with pytest.raises(OSError, match="No space left"), published_atomically(model) as aside:
+        (aside / "weights").write_bytes(b"w" * 8 * MIB)
+    assert (model / "weights").stat().st_size == MIB
+    assert [path.name for path in small.iterdir()] == ["best_model"]
+
+
+def test_a_model_whose_replacement_was_killed_halfway_comes_back(tmp_path):
+    model = tmp_path / "best_model"
+    with published_atomically(model) as aside:
+        (aside / "weights").touch()
+    model.rename(tmp_path / ".best_model.previous")  # as between the two renames
+    with pytest.raises(ZeroDivisionError), published_atomically(model):
+        raise ZeroDivisionError
+    assert (model / "weights").exists()
