@@ -11,8 +11,6 @@ import pytest
 
 from data.files import write_json
 from train.failure import ConfigError
-from train.results.report.charts import MOST_POINTS, Chart, Series, layout, thinned
-from train.results.report.facts import page_facts
 from train.results.report.page import render_report, write_report, write_report_or_warn
 from train.results.run_files import RunFiles
 from train.run_folder.run_folder import RunFolder
@@ -20,21 +18,6 @@ from train.run_folder.run_folder import RunFolder
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture
-def finished(smoke_run, tmp_path):
-    """A copy of what the page is made from."""
-    for name in (
-        "config.resolved.json",
-        "training_history.json",
-        "training_summary.json",
-        "starts.json",
-        "status.json",
-    ):
-        shutil.copy(smoke_run / name, tmp_path)
-    shutil.copytree(smoke_run / "demo_outputs", tmp_path / "demo_outputs")
-    return RunFolder(tmp_path)
 
 
 def text_of(page):
@@ -70,19 +53,6 @@ def test_a_run_ends_with_its_report(smoke_run):
     assert "optim.epochs 2 recipe smoke.yaml" in text
     assert "distributed.rendezvous_timeout_seconds 900 default" in text
     assert "Restarts" not in text
-
-
-def test_topics_are_the_evaluations_parts(finished):
-    files = RunFiles.read(finished)
-    rows = files.summary["data"]["topics"]
-    topics = page_facts(files)["topics"]["rows"]
-    assert {row["topic"]: row["rows"] for row in topics} == {
-        t: n["validation"] for t, n in rows.items() if n["validation"]
-    }
-    assert sum(row["rows"] for row in topics) == files.summary["data"]["validation_rows"]
-    losses = [row["after"] for row in topics]
-    assert min(losses) <= files.best["loss"] <= max(losses)
-    assert len(topics) > 1
 
 
 def test_nothing_is_fetched(finished):
@@ -130,15 +100,6 @@ def test_restarts_are_listed_and_marked(finished):
     assert page.count('class="mark"') == 6
 
 
-def test_a_model_that_is_no_better_is_called_so(finished):
-    history = json.loads(finished.history.read_text())
-    for record in history:
-        if record["kind"] == "evaluation" and record["step"] > 0:
-            record["loss"] += 5
-    write_json(finished.history, history)
-    assert page_facts(RunFiles.read(finished))["result"].startswith("No better than the original")
-
-
 def test_a_report_that_cannot_be_made_costs_a_warning(finished, capsys):
     finished.history.write_text("[{}]")
     write_report_or_warn(finished)
@@ -160,23 +121,6 @@ def test_the_command_makes_it_again(run, finished):
     refused = run("train", "report", str(finished.root / "nowhere"))
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
-
-
-def test_long_runs_are_thinned_and_short_ones_drawn_whole():
-    points = [(float(step), float(step % 7)) for step in range(10_000)]
-    assert len(thinned(points)) <= MOST_POINTS
-    assert thinned(points[:50]) == points[:50]
-    drawn = layout(Chart("Loss", "", [Series("loss", points)]))
-    assert len(drawn["series"][0]["points"]) <= MOST_POINTS
-    assert layout(Chart("Loss", "", [Series("loss", points[:1])])) is None
-
-
-def test_a_curve_stays_in_its_box():
-    drawn = layout(Chart("Loss", "", [Series("loss", [(1, 2.0), (2, 5.0), (3, float("inf")), (4, 3.0)])]))
-    numbers = [float(number) for number in re.findall(r"[\d.]+", drawn["series"][0]["path"])]
-    assert len(numbers) == 6
-    assert all(0 <= number <= 1000 for number in numbers)
-    assert all(0 <= tick["at"] <= 100 for axis in ("x_ticks", "y_ticks") for tick in drawn[axis])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
