@@ -14,7 +14,7 @@ NO_ROW = -1
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of rows in one epoch.
+    """Return the order of rows in one epoch.
 
     >>> epoch_order(5, seed=42, epoch=0)
     [2, 1, 4, 3, 0]
@@ -25,7 +25,7 @@ def epoch_order(num_rows: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def deal(rows: list[int], *, num_ranks: int, rank: int) -> list[int]:
-    """One micro-batch's share of one rank: contiguous, sizes differing by at most one.
+    """Return one rank's share of one micro-batch: contiguous, sizes differing by at most one.
 
     >>> deal([7, 8, 9], num_ranks=2, rank=0), deal([7, 8, 9], num_ranks=2, rank=1), deal([7], num_ranks=2, rank=1)
     ([7, 8], [9], [-1])
@@ -36,7 +36,7 @@ def deal(rows: list[int], *, num_ranks: int, rank: int) -> list[int]:
 
 
 class EpochBatches:
-    """A batch sampler: yields this rank's micro-batches of one epoch, as lists of row numbers.
+    """This batch sampler yields one rank's micro-batches of one epoch, as lists of row numbers.
 
     >>> list(EpochBatches(5, batch_size=2, num_ranks=1, rank=0, seed=42))
     [[2, 1], [4, 3], [0]]

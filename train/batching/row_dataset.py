@@ -10,7 +10,7 @@ from train.batching.batches import NO_ROW
 
 
 class RowDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step."""
+    """Gives rows by number; `NO_ROW` is a row without labels, for a rank that has no row in a step."""
 
     def __init__(self, rows: Sequence[RenderedRow]) -> None:
         self.rows = rows

@@ -5,15 +5,17 @@ from train.failure import ConfigError
 
 
 def steps_per_epoch(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
-    """Optimizer steps in one epoch; the last may be smaller."""
+    """Return the optimizer steps in one epoch; the last may be smaller."""
     return -(-num_train_rows // config.effective_batch_size(world_size))
 
 
 def total_steps(config: RunConfig, *, world_size: int, num_train_rows: int) -> int:
+    """Return the optimizer steps of the whole run."""
     return steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows) * config.optim.epochs
 
 
 def warmup_steps(config: RunConfig, num_steps: int) -> int:
+    """Return how many of `num_steps` the learning rate rises for."""
     return round(config.optim.warmup_fraction * num_steps)
 
 

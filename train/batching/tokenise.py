@@ -39,7 +39,7 @@ class TokenisedRows:
         return sum(row.num_label_tokens for row in self.rows)
 
     def fingerprint(self) -> str:
-        """sha256 of all ids and labels, in order."""
+        """Return the sha256 of all ids and labels, in order."""
         digest = hashlib.sha256()
         for row in self.rows:
             digest.update(json.dumps([row.input_ids, row.labels]).encode())
@@ -97,7 +97,7 @@ def load_training_data(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") 
 
 
 def split_configured(config: RunConfig, examples: Sequence[Example], demo_questions: Sequence[str]) -> Split:
-    """The leak-free split, each side then cut to its configured seeded subset."""
+    """Return the leak-free split, each side then cut to its configured seeded subset."""
     split = split_examples(
         examples,
         validation_fraction=config.data.validation_fraction,
@@ -112,7 +112,7 @@ def split_configured(config: RunConfig, examples: Sequence[Example], demo_questi
 
 
 def seeded_subset(indices: Sequence[int], size: int | None, seed: int) -> list[int]:
-    """`size` of the indices, the same ones for the same seed, in their original order; all of them for None.
+    """Return `size` of the indices, the same ones for the same seed, in their original order; all of them for None.
 
     >>> seeded_subset([10, 11, 12, 13], 2, seed=42)
     [10, 11]

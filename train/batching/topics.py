@@ -9,7 +9,7 @@ OTHER_TOPICS = "other topics"
 
 
 def topic_groups(topics: Sequence[str | None], most: int = MOST_TOPICS) -> list[str]:
-    """The group of each row: its topic, or `OTHER_TOPICS` where there are more than `most` and it is a rarer one.
+    """Return each row's group: its topic, or `OTHER_TOPICS` where there are more than `most` and it is a rarer one.
 
     >>> topic_groups(["knots", None, "knots", "fire", "water", "water"], most=2)
     ['knots', 'other topics', 'knots', 'other topics', 'water', 'water']
@@ -21,7 +21,7 @@ def topic_groups(topics: Sequence[str | None], most: int = MOST_TOPICS) -> list[
 
 
 def rows_by_topic(train: Sequence[str | None], validation: Sequence[str | None]) -> dict[str, dict[str, int]]:
-    """How many rows each topic has on either side.
+    """Count the rows each topic has on either side.
 
     >>> rows_by_topic(["knots", "knots", "fire"], ["knots"])
     {'fire': {'train': 1, 'validation': 0}, 'knots': {'train': 2, 'validation': 1}}

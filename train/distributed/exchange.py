@@ -24,7 +24,7 @@ def broadcast_only_what_trains(model: torch.nn.Module) -> None:
 
 
 def gathered_bytes(content: bytes) -> list[bytes]:
-    """What each rank passes, in the order of the ranks; every rank calls this. For small contents: all get all."""
+    """Return what each rank passes, in the order of the ranks; every rank calls this. All get all: keep it small."""
     if not dist.is_initialized():
         return [content]
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
@@ -50,17 +50,17 @@ def check_gradient_compression(compression: str) -> None:
 
 
 class RoundedGradients(DistributedDataParallelKwargs):
-    """accelerate's settings for DDP, with gradients exchanged in bf16."""
+    """These are accelerate's settings for DDP, with gradients exchanged in bf16."""
 
     def register_comm_hook(self, model: torch.nn.parallel.DistributedDataParallel) -> None:
         model.register_comm_hook(None, in_bf16)
 
 
 def round_gradients_to_bf16(accelerator: Accelerator) -> None:
-    """For the DDP model that `accelerator` is going to make."""
+    """Have the DDP model that `accelerator` is going to make exchange its gradients in bf16."""
     accelerator.ddp_handler = RoundedGradients(**accelerator.ddp_handler.to_kwargs())
 
 
 def in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """torch's own hook under another name: by its name DDP refuses it for gloo, which has learnt to add bf16."""
+    """Call torch's own hook under another name: by its name DDP refuses it for gloo, which has learnt to add bf16."""
     return bf16_compress_hook(group, bucket)

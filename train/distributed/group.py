@@ -34,14 +34,14 @@ _MISMATCH_ERRORS: Mapping[str, type[RunError]] = {"data": BadDataError, "model":
 
 @dataclass
 class Ranks:
-    """The running group of processes: a key-value store all can reach, and torch's process group over it."""
+    """The running group of processes has a key-value store all can reach, and torch's process group over it."""
 
     topology: Topology
     store: dist.Store | None = None
     vigil: Vigil | None = None
 
     def mark(self) -> None:
-        """Progress was made."""
+        """Note that progress was made."""
         if self.vigil is not None:
             self.vigil.mark()
 
@@ -62,7 +62,7 @@ class Ranks:
             _compare(known[0], facts_of_rank, rank)
 
     def tell(self, round_name: str, value: Any) -> Any:
-        """Rank 0's value, on every rank (JSON values only); what the other ranks pass is ignored."""
+        """Return rank 0's value on every rank (JSON values only); what the other ranks pass is ignored."""
         if self.store is None:
             return value
         if self.topology.is_main:
@@ -70,7 +70,7 @@ class Ranks:
         return json.loads(self.store.get(f"{round_name}/told"))
 
     def decide(self, round_name: str, decision: Callable[[], Any], timeout_seconds: float) -> Any:
-        """What rank 0 decides, on every rank (JSON values only); a RunError it meets is raised on every rank."""
+        """Return what rank 0 decides on every rank (JSON values only); a RunError it meets is raised on every rank."""
         told: dict[str, Any] = {}
         if self.topology.is_main:
             try:
@@ -88,11 +88,11 @@ class Ranks:
         return told["decided"]
 
     def all_true(self, value: bool) -> bool:
-        """Whether the value is true on every rank."""
+        """Say whether the value is true on every rank."""
         return bool(self.smallest(int(value)))
 
     def smallest(self, value: int) -> int:
-        """The smallest of all ranks' values, on every rank."""
+        """Return the smallest of all ranks' values, on every rank."""
         if self.store is None:
             return value
         agreed = torch.tensor(value)

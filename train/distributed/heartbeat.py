@@ -60,7 +60,7 @@ class Peer:
 
 
 class Vigil:
-    """The watch over one rank and its peers, within a `with` block; an error that leaves it is told to the peers.
+    """Watches over one rank and its peers, within a `with` block; an error that leaves it is told to the peers.
 
     `leave` ends the process and reports why; it is called from a thread, when the main one stands still.
     """
@@ -88,19 +88,19 @@ class Vigil:
         self._farewell_said, self._over, self._hurry = threading.Event(), threading.Event(), threading.Event()
 
     def mark(self) -> None:
-        """Something got done: a micro-batch, an evaluation batch, a batch of the cache, a checkpoint."""
+        """Note that something got done: a micro-batch, an evaluation batch, a batch of the cache, a checkpoint."""
         self._marks += 1
         self._marked_at = time.monotonic()
 
     def watch_peers(self, store: Store, world_size: int, *, rank_0_hosts_store: bool) -> None:
-        """From now on exchange beats through `store`, which nobody else may use: a call may block for long."""
+        """Exchange beats through `store` from now on, which nobody else may use: a call may block for long."""
         now = time.monotonic()
         self.peers = {rank: Peer(heard_at=now) for rank in range(world_size) if rank != self.rank}
         self._store, self._rank_0_hosts_store, self._round_at = store, rank_0_hosts_store, now
         threading.Thread(target=self._exchange_beats, name="beats", daemon=True).start()
 
     def part(self) -> None:
-        """The ranks part in good order: nobody is missed from now on."""
+        """Part from the others in good order: nobody is missed from now on."""
         self._store, self.peers = None, {}
         self._hurry.set()
 
@@ -121,7 +121,7 @@ class Vigil:
             raise explained from error
 
     def explain(self, error: BaseException) -> BaseException:
-        """`error`, or where it only says that a peer is gone, which one that is and what it said last."""
+        """Return `error`, or where it only says that a peer is gone, one that says which and its last words."""
         if exit_code_of(error) is not ExitCode.PEER or not self.peers or isinstance(error, StalledError):
             return error
         culprit = self._await_culprit()
@@ -157,7 +157,7 @@ class Vigil:
         ]
 
     def silent_peers(self, seconds: float | None = None) -> list[int]:
-        """Ranks not heard of for so long (default: a few beats), which said no farewell."""
+        """Return the ranks not heard of for so long (default: a few beats), which said no farewell."""
         seconds = SILENT_BEATS * self.beat_seconds if seconds is None else seconds
         unheard = {rank: peer for rank, peer in self.peers.items() if peer.farewell is None}
         if time.monotonic() - self._round_at > seconds:  # nobody can be heard: the store is gone, and with it its host

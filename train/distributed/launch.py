@@ -16,7 +16,7 @@ from train.failure import ConfigError, ExitCode
 
 @dataclass(frozen=True)
 class LocalLaunch:
-    """How many processes this machine starts, and its place among the machines of the job."""
+    """Says how many processes this machine starts, and its place among the machines of the job."""
 
     num_processes: int
     num_nodes: int = 1
@@ -24,7 +24,7 @@ class LocalLaunch:
 
 
 def plan_launch(environment: Mapping[str, str], configured_processes: int) -> LocalLaunch | None:
-    """What to start here, or None when this process is itself a rank.
+    """Return what to start here, or None when this process is itself a rank.
 
     A process that has LOCAL_RANK is a rank. In a pod PET_NPROC_PER_NODE decides; elsewhere the configuration does.
 

@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def usable_cores() -> int:
-    """Processor cores this process may use (where the system can tell; macOS cannot: then all of them)."""
+    """Return how many cores this process may use (where the system can tell; macOS cannot: then all of them)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -41,7 +41,7 @@ def keep_freed_memory() -> None:
 
 
 def available_memory_bytes(cgroup: Path = CGROUP) -> int:
-    """Host memory this process can still get: what the machine has left, or what a container or ulimit -v allows."""
+    """Return the host memory this process can still get: what the machine, a container or ulimit -v leaves it."""
     available: int = min(psutil.virtual_memory().available, _address_space_left_bytes())
     for limit_name, usage_name in (
         ("memory.max", "memory.current"),
@@ -69,18 +69,18 @@ def _number(path: Path) -> int | None:
 
 
 def shared_memory_bytes() -> int | None:
-    """Size of /dev/shm; None on systems without one."""
+    """Return the size of /dev/shm; None on systems without one."""
     return shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else None
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is, or would be made."""
+    """Return the free space where `folder` is, or would be made."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
 def user_name() -> str:
-    """Who we are; in a container often a number without a name."""
+    """Say who we are; in a container that is often a number without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no passwd entry: KeyError, and OSError from Python 3.13 on

@@ -9,7 +9,7 @@ from train.failure import ConfigError, PeerLostError
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among its peers."""
+    """Says which process this is among its peers, and where they meet."""
 
     rank: int = 0
     local_rank: int = 0
@@ -24,7 +24,7 @@ class Topology:
 
 
 def read_topology(environment: Mapping[str, str]) -> Topology:
-    """The topology that torchrun's or the training operator's variables describe; one process where there are none.
+    """Return what torchrun's or the training operator's variables describe; one process where there are none.
 
     Raises:
         ConfigError: a variable is not a number, or RANK is outside the world.

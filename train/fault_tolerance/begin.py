@@ -29,7 +29,7 @@ BROADCAST_CHUNK_BYTES = 64 * 2**20
 
 
 def run_identity(config: RunConfig, data: TrainingData, world_size: int) -> dict[str, Any]:
-    """What every rank, and a run and its resumption, must have in common; flat, so a difference can be named."""
+    """Return what all ranks, and a run and its resumption, must have in common; flat, so a difference can be named."""
     return {
         **config.deciding_fields(),
         "data": data.fingerprint()[:16],
@@ -42,7 +42,7 @@ def run_identity(config: RunConfig, data: TrainingData, world_size: int) -> dict
 def begin(
     resolved: ResolvedConfig, folder: RunFolder, identity: dict[str, Any], ranks: Ranks, lock: RunLock
 ) -> tuple[Beginning, Path | None]:
-    """Rank 0 decides what to do with an existing run folder and prepares it; every rank gets the checkpoint.
+    """Let rank 0 decide what to do with an existing run folder, and prepare it; every rank gets the checkpoint.
 
     Who is going to write the folder takes the lock first; a finished run is only shown.
     """
@@ -66,6 +66,7 @@ def begin(
 
 
 def prepare_folder(folder: RunFolder) -> None:
+    """Make the run folder, and clear what an earlier run left there (StorageError where it cannot be written)."""
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
         folder.clear()
@@ -79,7 +80,7 @@ def prepare_folder(folder: RunFolder) -> None:
 def decide_beginning(
     folder: RunFolder, if_exists: Literal["resume", "fresh", "fail"], identity: Mapping[str, Any]
 ) -> tuple[Beginning, Path | None]:
-    """What to do about what is in the run folder, and the checkpoint to go on from.
+    """Decide what to do about what is in the run folder, and which checkpoint to go on from.
 
     `identity` is what must be the same to go on: flat facts of configuration, data, model and world size.
 
@@ -111,7 +112,7 @@ def _refuse_another_run(folder: RunFolder, identity: Mapping[str, Any]) -> None:
 
 
 def checkpoint_on_every_rank(ranks: Ranks, checkpoint: Path | None) -> Path | None:
-    """Rank 0's checkpoint, as a folder every rank can read: where the volume is rank 0's alone, its files are sent."""
+    """Return rank 0's checkpoint as a folder this rank can read: where it cannot see rank 0's volume, it is sent."""
     if ranks.store is None:
         return checkpoint
     files = (

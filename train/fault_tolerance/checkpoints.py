@@ -19,7 +19,7 @@ BEST_WEIGHTS = "best.safetensors"
 
 
 def checkpoint_bytes(num_trainable: int) -> int:
-    """Size of a checkpoint: what trains and AdamW's two moments, all fp32; the rest is small.
+    """Return the size of a checkpoint: what trains and AdamW's two moments, all fp32; the rest is small.
 
     >>> checkpoint_bytes(1_000_000)
     12000000
@@ -28,7 +28,7 @@ def checkpoint_bytes(num_trainable: int) -> int:
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """The step in a checkpoint's name.
+    """Return the step in a checkpoint's name, None where it has none.
 
     >>> checkpoint_step(Path("checkpoints/checkpoint-40"))
     40
@@ -38,13 +38,13 @@ def checkpoint_step(folder: Path) -> int | None:
 
 
 def committed_checkpoints(folder: RunFolder) -> list[Path]:
-    """Checkpoints whose marker was written, oldest first; a half-written one has none."""
+    """Return the checkpoints whose marker was written, oldest first; a half-written one has none."""
     committed = [path for path in folder.checkpoints.glob("checkpoint-*") if (path / COMMITTED).is_file()]
     return sorted(committed, key=lambda path: checkpoint_step(path) or 0)
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a committed checkpoint's content, naming the file; None if every sha256 is as written."""
+    """Say what is wrong with a committed checkpoint's content, naming the file; None if every sha256 is as written."""
     try:
         verify_manifest(checkpoint)
     except (ManifestError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -79,7 +79,7 @@ def commit(checkpoint: Path) -> None:
 
 
 def best_step_of(checkpoint: Path) -> int | None:
-    """The step whose weights are the best so far, by a checkpoint's own record; None before the first evaluation."""
+    """Return the step of the best weights so far, by a checkpoint's own record; None before the first evaluation."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     step = state.get("best_global_step")
     return None if step is None else int(step)

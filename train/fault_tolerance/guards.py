@@ -14,6 +14,8 @@ from train.run_folder.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Guards:
+    """Holds what a run asks while it is guarded: a request to stop, its lock, its vigil."""
+
     stop: StopRequest
     lock: RunLock
     vigil: Vigil
@@ -21,7 +23,7 @@ class Guards:
 
 @contextmanager
 def guarded(config: RunConfig, phases: Phases, rank: int, leave: Callable[[ExitCode], None]) -> Iterator[Guards]:
-    """From now on SIGTERM and Ctrl-C end the run in good order, and so do a lost peer and a main thread that hangs.
+    """End the run in good order from now on, on SIGTERM and Ctrl-C, a lost peer, or a main thread that hangs.
 
     `leave` ends the process.
     """

@@ -35,7 +35,7 @@ NAMESPACE = Path("/proc/self/ns/pid")
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a run folder. Times are seconds since the epoch, by the owner's clock."""
+    """Names who holds a run folder. Times are seconds since the epoch, by the owner's clock."""
 
     token: str
     host: str
@@ -63,7 +63,7 @@ def _namespace() -> str:
 
 
 def is_alive(owner: Owner, us: Owner, environment: Mapping[str, str] = os.environ) -> bool | None:
-    """Whether the owner's process lives, as far as it can be seen from here; None where it cannot.
+    """Say whether the owner's process lives, as far as it can be seen from here; None where it cannot.
 
     In a cluster a pod's name is its host name, and there is one pod of a name: what it left before its container
     was started again, or before it was created anew, is dead, though process numbers begin at 1 again.
@@ -85,7 +85,7 @@ def _is_running(pid: int, started: float) -> bool:
 
 
 class RunLock:
-    """The right to write one run folder, from `acquire` until the `with` block ends.
+    """Holds the right to write one run folder, from `acquire` until the `with` block ends.
 
     `leave` ends the process and reports why: it is called, from a thread, when another run has taken the folder over,
     which happens to a process that was frozen for longer than `stale_seconds`.
@@ -189,7 +189,7 @@ class RunLock:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """The owner a lock names; None where there is no lock, or one that its owner has not finished writing."""
+    """Return the owner a lock names; None where there is no lock, or one that its owner has not finished writing."""
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

@@ -35,7 +35,7 @@ class StoppedError(RunError):
 
 
 class StopRequest:
-    """Whether this rank was asked to stop, by a signal or by the stop file."""
+    """Knows whether this rank was asked to stop, by a signal or by the stop file."""
 
     def __init__(
         self,
@@ -52,19 +52,19 @@ class StopRequest:
 
     @property
     def code(self) -> ExitCode | None:
-        """The exit code asked for; None while nothing was asked."""
+        """The exit code that was asked for; None while nothing was asked."""
         if self._code is None and self.stop_file is not None and self.stop_file.exists():
             return ExitCode.STOPPED
         return self._code
 
     def fulfilled(self) -> None:
-        """The run has stopped: the stop file has done its work, and must not stop the next run."""
+        """Note that the run has stopped: the stop file has done its work, and must not stop the next run."""
         if self.stop_file is not None:
             self.stop_file.unlink(missing_ok=True)
 
     @contextmanager
     def left_to_trainer(self) -> Iterator[None]:
-        """Within this, a request waits for the trainer to save."""
+        """Let a request wait, within this block, for the trainer to save."""
         self._trainer_saves = True
         yield
         self._trainer_saves = False
@@ -124,7 +124,7 @@ def refuse_unsavable(num_bytes: int, grace_seconds: float) -> None:
 
 
 def grace_warning(save_seconds: float, step_seconds: float, grace_seconds: float) -> str | None:
-    """What to say when finishing a step and saving, as measured, does not fit into the grace period.
+    """Return what to say when finishing a step and saving, as measured, does not fit into the grace period; else None.
 
     >>> grace_warning(save_seconds=2.0, step_seconds=1.0, grace_seconds=30)
     >>> grace_warning(save_seconds=25.0, step_seconds=10.0, grace_seconds=30)[:60]

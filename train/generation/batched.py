@@ -40,7 +40,7 @@ _HARMLESS = {
 
 @dataclass
 class Batched:
-    """Answers in the order of their prompts; how many were made alone: a near tie, or nothing to batch."""
+    """Holds answers in the order of their prompts, and how many were made alone: a near tie, or nothing to batch."""
 
     answers: list[Answer]
     num_alone: int = 0
@@ -94,12 +94,12 @@ def answer_prompts(
 def question_prompts(
     tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], system_prompt: str
 ) -> list[list[int]]:
-    """The token ids that ask each question alone."""
+    """Return the token ids that ask each question alone."""
     return [render_prompt(tokenizer, question_conversation(question, system_prompt)) for question in questions]
 
 
 def is_plainly_greedy(model: PreTrainedModel) -> bool:
-    """Whether the model's own generation settings leave a greedy choice to the logits alone (no penalties, ...)."""
+    """Say whether the model's own generation settings leave a greedy choice to the logits alone (no penalties, ...)."""
     return model.generation_config.to_diff_dict().keys() <= _HARMLESS
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
+    """Holds what a model said to one prompt, in text and in token ids."""
+
     text: str
     prompt_ids: list[int]
     token_ids: list[int]
@@ -26,7 +28,7 @@ class Answer:
 
 
 def question_conversation(question: str, system_prompt: str | None) -> list[dict[str, str]]:
-    """The conversation that asks one question.
+    """Return the conversation that asks one question.
 
     >>> question_conversation("Is water wet?", None)
     [{'role': 'user', 'content': 'Is water wet?'}]
@@ -71,6 +73,7 @@ def generate_from_ids(
 def make_answer(
     model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase", prompt_ids: list[int], token_ids: list[int]
 ) -> Answer:
+    """Return an answer from the token ids a model made of a prompt."""
     return Answer(
         text=tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
         prompt_ids=prompt_ids,
@@ -86,7 +89,7 @@ def comparison(
     settings: GenerationSettings,
     models: dict[str, Any],
 ) -> dict[str, Any]:
-    """Both models' answers side by side; refuses (ValueError) to compare answers to different prompts."""
+    """Put both models' answers side by side; answers to different prompts are not compared (ValueError)."""
     for question, one, other in zip(questions, original, tuned, strict=True):
         if one.prompt_ids != other.prompt_ids:
             raise ValueError(f"the two models were asked different token ids for {question!r}; nothing to compare")
@@ -109,11 +112,12 @@ def comparison(
 
 
 def context_tokens(model: PreTrainedModel) -> int:
-    """How many tokens, prompt and answer together, the model has positions for."""
+    """Return how many tokens, prompt and answer together, the model has positions for."""
     return int(model.config.get_text_config().max_position_embeddings)
 
 
 def check_room(model: PreTrainedModel, num_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Refuse (ConfigError) a prompt that leaves no room for its answer in the model's context."""
     if num_prompt_tokens + max_new_tokens > context_tokens(model):
         raise ConfigError(
             f"the prompt has {num_prompt_tokens} tokens; with {max_new_tokens} new ones that is more than the model's "
@@ -136,6 +140,7 @@ def _generation_config(
 
 
 def end_ids(model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return every token id that ends a turn, for the model or for its tokenizer."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({tokenizer.eos_token_id, *configured} - {None})

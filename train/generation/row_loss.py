@@ -28,7 +28,7 @@ def row_losses(
     batch_size: int,
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> list[RowLoss]:
-    """The loss of each row, in their order; what all rows share is computed once.
+    """Return the loss of each row, in their order; what all rows share is computed once.
 
     The mean over all labels of all rows is the validation loss that training reports.
     """

@@ -49,7 +49,7 @@ class Scores:
     error: str | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Mean over the samples the metric applies to, and their number.
+        """Return the mean over the samples the metric applies to, and their number.
 
         >>> Scores((1.0, None, 0.0)).summary()
         {'mean': 0.5, 'rows': 2}
@@ -61,17 +61,17 @@ class Scores:
 
 
 def rouge_l(sample: Sample) -> float:
-    """F1 of the longest common subsequence of words with the reference, 0 to 100 (rouge_score)."""
+    """Return the F1 of the longest common subsequence of words with the reference, 0 to 100 (rouge_score)."""
     return 100 * float(_rouge().score(sample.reference, sample.answer)["rougeL"].fmeasure)
 
 
 def chrf(sample: Sample) -> float:
-    """F2 of character n-grams shared with the reference, 0 to 100 (sacrebleu's sentence chrF)."""
+    """Return the F2 of character n-grams shared with the reference, 0 to 100 (sacrebleu's sentence chrF)."""
     return float(_chrf().sentence_score(sample.answer, [sample.reference]).score)
 
 
 def exact_number(sample: Sample) -> float | None:
-    """100 if the answer states the conversion that the question asks for, else 0; None where it asks for none."""
+    """Return 100 if the answer states the conversion the question asks for, else 0; None where it asks for none."""
     from train.generation.unit_conversions import exact_number
 
     stated = exact_number(sample.question, sample.reference, sample.answer)
@@ -83,7 +83,7 @@ def answer_length(sample: Sample) -> float:
 
 
 def repetition(sample: Sample) -> float:
-    """Share of the answer's four-word sequences that it has said before, 0 to 100.
+    """Return the share of the answer's four-word sequences that it has said before, 0 to 100.
 
     >>> repetition(Sample("", "", "go on and on and on and on", 8, True))
     40.0
@@ -94,7 +94,7 @@ def repetition(sample: Sample) -> float:
 
 
 def reached_end(sample: Sample) -> float:
-    """100 if the model ended its turn itself, 0 if it was cut off."""
+    """Return 100 if the model ended its turn itself, 0 if it was cut off."""
     return 100.0 * sample.reached_end
 
 
@@ -109,7 +109,7 @@ METRICS = (
 
 
 def own_metric(import_path: str) -> Metric:
-    """A metric named `package.module:function`; the function takes a Sample and returns a number or None.
+    """Return the metric named `package.module:function`, whose function takes a Sample and returns a number or None.
 
     Raises:
         ConfigError: there is no such module or function.
@@ -130,7 +130,7 @@ def own_metric(import_path: str) -> Metric:
 
 
 def score(samples: Sequence[Sample], metrics: Sequence[Metric] = METRICS) -> dict[str, Scores]:
-    """Every metric over every sample; one that raises, or gives what is no number, has its error recorded.
+    """Apply every metric to every sample; one that raises, or gives what is no number, has its error recorded.
 
     >>> score([Sample("", "a b", "a b", 2, True)], [Metric("broken", lambda _: 1 / 0, 1, "", "")])
     {'broken': Scores(values=(), error='ZeroDivisionError: division by zero')}

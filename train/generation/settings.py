@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Greedy unless `sample`; then `temperature`, `top_p` and `seed` count."""
+    """Answers are greedy unless `sample`; then `temperature`, `top_p` and `seed` count."""
 
     max_new_tokens: int = 256
     sample: bool = False

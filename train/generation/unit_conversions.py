@@ -67,7 +67,7 @@ _QUANTITY = re.compile(
 
 
 def exact_number(question: str, reference: str, answer: str) -> float | None:
-    """1.0 if the answer states what the question asks to convert, 0.0 if not; None where nothing is converted.
+    """Return 1.0 if the answer states what the question asks to convert, else 0.0; None where nothing is converted.
 
     What is asked: the quantity of the reference that equals one in the question, in another unit.
 
@@ -86,7 +86,7 @@ def exact_number(question: str, reference: str, answer: str) -> float | None:
 
 
 def quantities(text: str) -> "Iterator[pint.Quantity[float]]":
-    """Numbers with a unit, in the order of the text.
+    """Yield the numbers with a unit, in the order of the text.
 
     >>> [f"{quantity:~}" for quantity in quantities("Half a cup, 2 ½ tsp, −4 °F and 1,000 mL; 3 knots")]
     ['0.5 cp', '2.5 tsp', '-4.0 °F', '1000.0 ml']

@@ -36,12 +36,12 @@ class Question:
 
 
 def answer_callbacks(run: Run) -> list[TrainerCallback]:
-    """The callback, if the configuration asks for it."""
+    """Return the callback, if the configuration asks for it."""
     return [AnswerCallback(run)] if run.config.evaluation.answers_every_epochs else []
 
 
 def as_question(row: RenderedRow, topic: str | None) -> Question:
-    """The last answer of a row, and all that comes before it.
+    """Split a row into its last answer, and all that comes before it.
 
     >>> as_question(RenderedRow([7, 8, 1, 9, 2, 3], [-100, -100, 1, -100, 2, 3]), None)
     Question(prompt_ids=[7, 8, 1, 9], reference_ids=[2, 3], topic=None)

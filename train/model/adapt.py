@@ -16,7 +16,7 @@ from train.failure import ConfigError
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters; `num_base` is the model's own size, before its head was untied."""
+    """Counts parameters; `num_base` is the model's own size, before its head was untied."""
 
     num_base: int
     num_total: int
@@ -51,7 +51,7 @@ def adapt(model: PreTrainedModel, config: AdaptConfig) -> ParameterCount:
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's stack of layers, whatever the architecture calls it."""
+    """Return the decoder's stack of layers, whatever the architecture calls it."""
     num_layers = model.config.get_text_config().num_hidden_layers
     return next(module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers)
 
@@ -73,6 +73,7 @@ def master_weights_in_fp32(model: PreTrainedModel) -> None:
 
 
 def trainable_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Return what trains, by name; its order is the model's."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

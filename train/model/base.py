@@ -33,11 +33,12 @@ WEIGHT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 def pick_device() -> torch.device:
+    """Return the GPU of this rank where there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def pick_precision(config: ModelConfig) -> torch.dtype:
-    """The type frozen weights and matrix products use; what trains is held in fp32 in any case.
+    """Return the type of frozen weights and matrix products; what trains is held in fp32 in any case.
 
     auto is bf16 where the device multiplies bf16 matrices natively (a GPU that has it, a CPU with AMX), else fp32.
     """
@@ -53,7 +54,7 @@ def _has_native_bf16() -> bool:
 
 
 def pick_attention(config: RunConfig) -> str:
-    """As configured; auto is sdpa, but flash_attention_2 on a GPU where it is installed and prefix sharing is off.
+    """Return the attention as configured; auto is sdpa, or flash_attention_2 where it can run and no prefix is shared.
 
     flash_attention_2 cannot take the mask of a prefix tree, and sharing prefixes saves far more than it does.
 
@@ -91,7 +92,7 @@ def quieten_libraries(*, is_main: bool) -> None:
 
 
 def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer, its chat template frozen and checked.
+    """Return the model's tokenizer, its chat template frozen and checked.
 
     Raises:
         ModelError: no such model, or its template cannot be trained on.
@@ -107,7 +108,7 @@ def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":
 
 
 def local_weights(config: ModelConfig) -> Path:
-    """A folder on this machine with the model's safetensors; downloads or converts them once where needed.
+    """Return a folder on this machine with the model's safetensors, downloaded or converted once where needed.
 
     Raises:
         ModelError: the model cannot be had.
@@ -189,7 +190,7 @@ def _one_map_of_tensor_names() -> Iterator[None]:
 
 
 def load_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> PreTrainedModel:
-    """The base model on this rank's device, in eval mode.
+    """Return the base model on this rank's device, in eval mode.
 
     Raises:
         ModelError: the weights cannot be had, or do not belong to the tokenizer.
@@ -227,7 +228,7 @@ def _pretrained(config: ModelConfig, **kwargs: Any) -> PreTrainedModel:
 
 
 def random_architecture(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> PretrainedConfig:
-    """The architecture `model.random_init` describes, with the tokenizer's vocabulary."""
+    """Return the architecture that `model.random_init` describes, with the tokenizer's vocabulary."""
     overrides = dict(config.random_init or {})
     return AutoConfig.for_model(
         overrides.pop("model_type", "llama"),
@@ -240,7 +241,7 @@ def random_architecture(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase
 
 
 def architecture_without_weights(config: RunConfig) -> PretrainedConfig:
-    """The model's configuration alone, from this machine if it is here; for sizes, not for training.
+    """Return the model's configuration alone, from this machine if it is here; it is for sizes, not for training.
 
     Raises:
         ModelError: the architecture is unknown and the hub cannot be asked.
@@ -260,7 +261,7 @@ def architecture_without_weights(config: RunConfig) -> PretrainedConfig:
 
 
 def model_fingerprint(config: RunConfig) -> str:
-    """Hash of the base weights: of the files' contents, or of architecture and seed where weights are random."""
+    """Return a hash of the base weights: of the files' contents, or of architecture and seed where they are random."""
     if config.model.random_init is not None:
         facts = json.dumps([config.model.random_init, config.seed], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()

@@ -18,7 +18,7 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """One line per record, for logs: no carriage returns, no colours."""
+    """Prints one line per record, for logs: no carriage returns, no colours."""
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps
@@ -33,7 +33,7 @@ class LineDisplay:
 
 
 class BarDisplay:
-    """A progress bar with the latest numbers, for a terminal; evaluations stay above it."""
+    """Shows a progress bar with the latest numbers, for a terminal; evaluations stay above it."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -59,7 +59,7 @@ class BarDisplay:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """One record as a line for people."""
+    """Return one record as a line for people."""
     if record["kind"] == "evaluation":
         return f"evaluation at step {record['step']}: loss {record['loss']:.4f}  perplexity {record['perplexity']:.2f}"
     return (
@@ -71,5 +71,5 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def pick_display(every_steps: int) -> Display:
-    """A bar on a terminal, lines elsewhere."""
+    """Return a bar on a terminal, lines elsewhere."""
     return BarDisplay() if sys.stdout.isatty() else LineDisplay(every_steps)

@@ -63,11 +63,11 @@ class Exporter:
                 gauge.set(record[field])
 
     def pause(self) -> None:
-        """The last numbers stay up for as long as the process does."""
+        """Do nothing: the last numbers stay up for as long as the process does."""
 
 
 def open_exporter(port: int, topology: Topology, num_restarts: int, identity: Mapping[str, Any]) -> list[Exporter]:
-    """This rank's exporter, serving; none, and a warning, where the port cannot be had."""
+    """Return this rank's exporter, serving; none, after a warning, where the port cannot be had."""
     exporter, own_port = Exporter(topology, num_restarts, identity), port + topology.local_rank
     try:
         start_http_server(own_port, addr="0.0.0.0", registry=exporter.registry)  # noqa: S104  see above

@@ -27,7 +27,7 @@ TOPIC_LOSS = "eval_topic_loss/"
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process held: on the GPU if there is one, else resident on the host."""
+    """Return the most memory this process held: on the GPU if there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     import resource
@@ -36,7 +36,7 @@ def peak_memory_bytes() -> int:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), kept finite so that it stays a JSON number.
+    """Return exp(loss), kept finite so that it stays a JSON number.
 
     >>> round(perplexity(1.0), 3)
     2.718
@@ -45,7 +45,7 @@ def perplexity(loss: float) -> float:
 
 
 def loss_by_topic(logs: Mapping[str, float]) -> dict[str, float]:
-    """The topics' losses among the trainer's logs.
+    """Return the topics' losses among the trainer's logs.
 
     >>> loss_by_topic({"eval_loss": 2.0, "eval_topic_loss/knots": 1.5})
     {'knots': 1.5}
@@ -99,7 +99,7 @@ class Recorder(TrainerCallback):
             self.on_epoch_end(args, state, None)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The history on disk is never behind the newest checkpoint."""
+        """Write the history: on the volume it is never behind the newest checkpoint."""
         self.write(force=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -221,7 +221,7 @@ class Recorder(TrainerCallback):
             write_json(self.folder.history, self.history)
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds while training: the latest numbers."""
+        """Return what `status.json` holds while training: the latest numbers."""
         step = self.last("step") or {}
         evaluation = self.last("evaluation") or {}
         return {
@@ -244,7 +244,7 @@ class Recorder(TrainerCallback):
         return next((record for record in reversed(self.history) if record["kind"] == kind), None)
 
     def throughput(self) -> dict[str, float]:
-        """Rows and tokens per second of the median step, over all ranks."""
+        """Return rows and tokens per second of the median step, over all ranks."""
         steps = [record for record in self.history if record["kind"] == "step"]
         return {
             name: statistics.median(record[name] for record in steps)

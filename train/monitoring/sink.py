@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Point:
-    """One number of a run: at which optimizer step, and at which time (seconds since the epoch)."""
+    """Holds one number of a run: at which optimizer step, and at which time (seconds since the epoch)."""
 
     name: str
     value: float
@@ -18,7 +18,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Description:
-    """What a tracker is told of a run before its numbers."""
+    """Holds what a tracker is told of a run before its numbers."""
 
     name: str
     parameters: Mapping[str, str]
@@ -27,7 +27,7 @@ class Description:
 
 
 class Sink(Protocol):
-    """One tracker. Every method may raise anything, and may take its time, but not forever."""
+    """Is one tracker. Every method may raise anything, and may take its time, but not forever."""
 
     name: str
 

@@ -12,7 +12,7 @@ SECONDS_BETWEEN_SAMPLES = 10.0
 
 
 def sample_system() -> dict[str, float]:
-    """CPU and memory of this process and its machine, and of the GPU where there is one; units in the names."""
+    """Sample CPU and memory of this process, its machine and, where there is one, its GPU; units are in the names."""
     process, machine = psutil.Process(), psutil.virtual_memory()
     sample = {
         "cpu_percent": psutil.cpu_percent(),
@@ -51,7 +51,7 @@ class SystemMetrics:
                 self.store.set(self._key(self.rank), json.dumps(sample_system()))
 
     def of_all_ranks(self) -> dict[str, float]:
-        """`rank1/cpu_percent` and so on: rank 0's own now, the others' latest, as far as they have sent any."""
+        """Return `rank1/cpu_percent` and so on: rank 0's own now, the others' latest, as far as they have sent any."""
         samples = {0: sample_system()}
         if self.store is not None:
             with suppress(RuntimeError):

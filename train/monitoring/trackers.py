@@ -28,7 +28,7 @@ MLFLOW_ENVIRONMENT = {
 
 
 class TensorBoardSink:
-    """Event files in `tensorboard/`; a resumed run hides what was written after its checkpoint."""
+    """Writes event files in `tensorboard/`; a resumed run hides what was written after its checkpoint."""
 
     name = "tensorboard"
 
@@ -60,7 +60,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 class MlflowSink:
-    """A run on the server at MLFLOW_TRACKING_URI, or in `mlflow/` of the run folder; a resumed one goes on in it."""
+    """Keeps a run on the server MLFLOW_TRACKING_URI, or in `mlflow/` of the run folder; a resumed one goes on in it."""
 
     name = "mlflow"
 
@@ -126,7 +126,7 @@ class MlflowSink:
 
 
 class AimSink:
-    """A run in Aim's repository in the folder AIM_REPO, or in `aim/` of the run folder; a resumed one goes on in it.
+    """Keeps a run in Aim's repository, the folder AIM_REPO or `aim/` of the run folder; a resumed one goes on in it.
 
     No `aim://` server: the client would go on trying to reach one that is gone when the run ends, and hold up its exit.
     Aim stamps numbers with the time at which they reach it.
@@ -166,18 +166,19 @@ class AimSink:
 
 
 def known_run(folder: RunFolder, tracker: str, address: str) -> str | None:
-    """The id under which a tracker at this address knows the run of this folder."""
+    """Return the id under which a tracker at this address knows the run of this folder; None if it does not."""
     known = read_json(folder.tracking, {}).get(tracker, {})
     return known["run_id"] if known.get("address") == masked(address) else None
 
 
 def remember_run(folder: RunFolder, tracker: str, address: str, run_id: str) -> None:
+    """Note in `tracking.json` under which id a tracker at this address knows the run; the address is masked."""
     known = read_json(folder.tracking, {})
     write_json(folder.tracking, {**known, tracker: {"address": masked(address), "run_id": run_id}})
 
 
 def mlflow_name(name: str) -> str:
-    """A name as MLflow takes it: letters, digits and `_-. :/`.
+    """Return a name as MLflow takes it: letters, digits and `_-. :/`.
 
     >>> mlflow_name("validation/topic/Knots & uses (basic)")
     'validation/topic/Knots _ uses _basic_'

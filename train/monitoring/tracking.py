@@ -34,7 +34,7 @@ MOST_KEPT = 100_000
 
 
 def points_of(record: Mapping[str, Any], seconds: float) -> list[Point]:
-    """The numbers of a history record under the names trackers know them by.
+    """Return the numbers of a history record under the names trackers know them by.
 
     >>> [p.name for p in points_of({"kind": "evaluation", "step": 4, "loss": 2.0, "loss_by_topic": {"knots": 1.0}}, 0)]
     ['validation/loss', 'validation/topic/knots']
@@ -49,7 +49,7 @@ def points_of(record: Mapping[str, Any], seconds: float) -> list[Point]:
 
 
 class Tracked:
-    """One sink and what it has not taken yet; used by the tracker's thread alone."""
+    """Holds one sink and what it has not taken yet; the tracker's thread alone uses it."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink, self.pending, self.num_lost = sink, list[Point](), 0
@@ -97,7 +97,7 @@ def warn(what: str) -> None:
 
 
 class Tracker:
-    """The watcher of rank 0 that feeds all sinks from a thread of its own."""
+    """Is the watcher of rank 0, and feeds all sinks from a thread of its own."""
 
     def __init__(self, sinks: Sequence[Sink], system: SystemMetrics, folder: RunFolder) -> None:
         self.tracked, self.system, self.folder = [Tracked(sink) for sink in sinks], system, folder
@@ -154,7 +154,7 @@ class Tracker:
 
 
 class SystemReporter:
-    """The watcher of the other ranks: lets rank 0 know what they take of their machines."""
+    """Is the watcher of the other ranks: it lets rank 0 know what they take of their machines."""
 
     def __init__(self, system: SystemMetrics) -> None:
         self.system = system
@@ -172,7 +172,7 @@ class SystemReporter:
 def open_tracker(
     resolved: ResolvedConfig, folder: RunFolder, ranks: Ranks, identity: Mapping[str, Any], first_step: int
 ) -> list[Tracker | SystemReporter]:
-    """This rank's part in tracking; started."""
+    """Start this rank's part in tracking, and return it."""
     system = SystemMetrics(ranks.topology.rank, ranks.topology.world_size, ranks.store)
     if not ranks.topology.is_main:
         system.start()
@@ -184,7 +184,7 @@ def open_tracker(
 
 
 def describe_run(resolved: ResolvedConfig, identity: Mapping[str, Any], first_step: int) -> Description:
-    """Parameters are what decides the weights; tags say of what: code, data, model."""
+    """Describe a run to trackers: parameters are what decides the weights, tags say of what: code, data, model."""
     facts = {"recipe": resolved.recipe, "data": identity["data"], "model": identity["model"], **provenance()}
     return Description(
         name=resolved.config.output.dir.name,

@@ -25,7 +25,7 @@ from train.units import utc_now
 
 @dataclass(frozen=True)
 class Watch:
-    """What is told of the run, and what `status.json` says until training begins."""
+    """Holds who is told of the run, and writes what `status.json` says until training begins."""
 
     watchers: Sequence[Watcher]
     folder: RunFolder | None
@@ -43,7 +43,7 @@ class Watch:
 def start_watching(
     resolved: ResolvedConfig, folder: RunFolder, ranks: Ranks, identity: dict[str, Any], checkpoint: Path | None
 ) -> Watch:
-    """Every rank watches itself; rank 0 besides writes the folder and talks to the trackers."""
+    """Let every rank watch itself; rank 0 besides writes the folder and talks to the trackers."""
     topology, output = ranks.topology, resolved.config.output
     first_step = (checkpoint_step(checkpoint) or 0) if checkpoint else 0
     num_starts = ranks.tell("starts", record_start(folder, first_step, ranks) if topology.is_main else None)
@@ -74,7 +74,7 @@ def record_start(folder: RunFolder, first_step: int, ranks: Ranks) -> int:
 
 
 def make_recorder(run: Run, watch: Watch) -> Recorder:
-    """The recorder of this rank; only the main one writes and shows."""
+    """Return the recorder of this rank; only the main one writes and shows."""
     config, num_rows = run.config, len(run.data.train.rows)
     return Recorder(
         num_rows=num_rows,

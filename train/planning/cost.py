@@ -19,7 +19,7 @@ ADAM_TRAFFIC_BYTES = 7 * FP32_BYTES
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of an architecture, and of what trains in it, that cost anything."""
+    """Holds the numbers of an architecture, and of what trains in it, that cost anything."""
 
     num_layers: int
     num_cached_layers: int
@@ -44,7 +44,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens computed, (query, key) pairs of attention, and labels scored; sums or means over rows."""
+    """Counts tokens computed, (query, key) pairs of attention, and labels scored; sums or means over rows."""
 
     tokens: float
     pairs: float
@@ -55,7 +55,7 @@ class Work:
 
 
 def row_work(num_tokens: float, num_labels: float) -> Work:
-    """A row by itself, every token looking at those before it and at itself.
+    """Count a row by itself, every token looking at those before it and at itself.
 
     >>> row_work(4, 2)
     Work(tokens=4, pairs=10.0, labels=2)
@@ -64,7 +64,7 @@ def row_work(num_tokens: float, num_labels: float) -> Work:
 
 
 def training_flops(shape: ModelShape, work: Work, *, from_cache: bool = False, labels_only: bool = False) -> float:
-    """Forward and backward pass.
+    """Return the floating-point operations of the forward and backward pass.
 
     `from_cache`: the layers below the first trained one are not run. `labels_only`: the last layer computes queries,
     output and MLP at the labels' positions alone, as it does for prefix trees.
@@ -82,7 +82,7 @@ def training_flops(shape: ModelShape, work: Work, *, from_cache: bool = False, l
 
 
 def caching_flops(shape: ModelShape, work: Work) -> float:
-    """One forward pass through the layers that never change."""
+    """Return the floating-point operations of one forward pass through the layers that never change."""
     return shape.num_cached_layers * _layer_flops(shape, work, matmul=1, attention=1)
 
 
@@ -99,7 +99,7 @@ def _trimmed_layer_flops(shape: ModelShape, work: Work) -> float:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The largest batch a device holds at once: tokens (with padding) and labels."""
+    """Is the largest batch a device holds at once: tokens (with padding) and labels."""
 
     tokens: float
     labels: float
@@ -115,7 +115,7 @@ def memory_bytes(
     num_ranks: int = 1,
     cached: bool = False,
 ) -> float:
-    """Rough peak of one device: weights, gradients, Adam's moments, activations, logits.
+    """Estimate the rough peak of one device: weights, gradients, Adam's moments, activations, logits.
 
     Per token and layer a transformer keeps about 10 hidden-size and 3 intermediate-size values for the backward pass;
     gradient checkpointing keeps one hidden-size value and recomputes one layer at a time. With the activation cache

@@ -20,7 +20,7 @@ SAMPLED_BATCHES = 32
 
 @dataclass(frozen=True)
 class DataWork:
-    """Means per training row on the plain path and under prefix sharing; what the activation cache computes in all."""
+    """Holds means per training row, plain and with shared prefixes, and all that the activation cache computes."""
 
     num_rows: int
     prefix_tokens: int
@@ -37,7 +37,7 @@ class DataWork:
 
 
 def data_work(config: RunConfig, data: TrainingData, num_ranks: int, effective_batch_rows: int) -> DataWork:
-    """Count for `num_ranks` ranks that share steps of `effective_batch_rows`."""
+    """Count the work of `num_ranks` ranks that share steps of `effective_batch_rows`."""
     rows = data.train.rows
     batch_size = min(config.micro_batch_rows, -(-effective_batch_rows // num_ranks))
     batches = [
@@ -66,12 +66,12 @@ def data_work(config: RunConfig, data: TrainingData, num_ranks: int, effective_b
 
 
 def total(works: Sequence[Work]) -> Work:
-    """Everything added up."""
+    """Add everything up."""
     return Work(*(sum(getattr(work, name) for work in works) for name in ("tokens", "pairs", "labels")))
 
 
 def tree_work(rows: Sequence[RenderedRow]) -> Work:
-    """A batch as a prefix tree: each token is seen by itself and by its descendants.
+    """Count a batch as a prefix tree: each token is seen by itself and by its descendants.
 
     >>> tree_work([RenderedRow([5, 6, 7], [-100, -100, 7]), RenderedRow([5, 6, 8], [-100, -100, 8])])
     Work(tokens=4, pairs=9, labels=2)
@@ -82,7 +82,7 @@ def tree_work(rows: Sequence[RenderedRow]) -> Work:
 
 
 def cached_work(layout: Layout) -> Work:
-    """One pass over all rows, the prefix that every row shares computed once.
+    """Count one pass over all rows, the prefix that every row shares computed once.
 
     >>> cached_work(Layout.of([[1, 2, 3], [1, 2, 4, 5]]))
     Work(tokens=5, pairs=13.0, labels=0)
@@ -96,7 +96,7 @@ def cached_work(layout: Layout) -> Work:
 def job_of(
     config: RunConfig, shape: ModelShape, work: DataWork, path: PathName, num_trainable: int, *, in_bf16: bool
 ) -> Job:
-    """The run as a job for `train.planning.predict.predict`."""
+    """Return the run as a job for `train.planning.predict.predict`."""
     cached = path == "sharing + cache"
     per_row = work.plain_row if path == "plain" else work.tree_row
     state_bytes = shape.hidden_size * (BF16_BYTES if in_bf16 else FP32_BYTES)

@@ -32,7 +32,7 @@ def print_dry_run(resolved: ResolvedConfig) -> None:
 
 
 def assumed_world_size(resolved: ResolvedConfig) -> int:
-    """The ranks this command would run as: of the environment, else of the recipe, else local processes."""
+    """Return the ranks this command would run as: of the environment, else of the recipe, else local processes."""
     config = resolved.config.distributed
     if "WORLD_SIZE" in os.environ:
         topology = read_topology(os.environ)

@@ -50,7 +50,7 @@ def _timed_all_reduce(num_bytes: int, device: torch.device) -> float:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the device has done it."""
+    """Return the seconds until the device has done it."""
     _wait_for(device)
     start = time.perf_counter()
     work()
@@ -64,7 +64,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def this_device() -> Device:
-    """The device of this process: a GPU by its name (by a measurement, if the name is not known), or the CPU."""
+    """Return the device of this process: a GPU by its name (measured, if that is not known), or the CPU."""
     device = pick_device()
     if device.type == "cpu":
         return this_cpu()
@@ -78,7 +78,7 @@ def this_device() -> Device:
 
 
 def this_cpu() -> Device:
-    """This machine's cores, shared by all ranks that run here."""
+    """Return this machine's cores as a device, shared by all ranks that run here."""
     cpu, cores = torch.device("cpu"), usable_cores()
     threads = torch.get_num_threads()
     torch.set_num_threads(cores)
@@ -91,7 +91,7 @@ def this_cpu() -> Device:
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a square matrix product, by the best of a few: the full size, unless a smaller one takes long enough to tell.
+    """Measure a square matrix product, the best of a few: of full size, unless a smaller one takes long enough to tell.
 
     A CPU without instructions for bf16 takes seconds for what a GPU does in microseconds.
     """
@@ -111,14 +111,14 @@ def _seconds_of_matmul(size: int, device: torch.device, dtype: torch.dtype) -> f
 
 
 def copied_bytes_per_second(device: torch.device) -> float:
-    """Memory traffic, reading and writing, of a large copy."""
+    """Measure the memory traffic, reading and writing, of a large copy."""
     source = torch.zeros(2**24, device=device)
     target = torch.empty_like(source)
     return 2.0 * int(source.nbytes) / min(timed(lambda: target.copy_(source), device) for _ in range(3))
 
 
 def measure_link_here() -> Link:
-    """Between two processes on this machine, started for it (ConfigError on a machine with a single GPU)."""
+    """Measure the link between two processes started here for it (ConfigError on a machine with a single GPU)."""
     if torch.cuda.is_available() and torch.cuda.device_count() < 2:
         raise ConfigError(
             "--bandwidth measured needs two GPUs here, or to be run by every rank of a job",

@@ -47,7 +47,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that would lower the peak of one device, and what else they do."""
+    """Holds settings that would lower the peak of one device, and what else they do."""
 
     settings: Settings
     needed_bytes: float
@@ -72,7 +72,7 @@ class _Knob:
 def useful_changes(
     config: RunConfig, world_size: int, needed_bytes: Callable[[RunConfig], float], limit_bytes: float
 ) -> list[Change]:
-    """Up to three changes, the largest saving first; those that leave what is learnt alone go before the others.
+    """Return up to three changes, the largest saving first; those that leave what is learnt alone go before the others.
 
     Of each setting the mildest value that brings the estimate below `limit_bytes` is taken, else the strongest.
     """
@@ -131,7 +131,7 @@ def _shorter(num_tokens: int) -> list[int]:
 
 
 def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
-    """The configuration with some dotted settings changed."""
+    """Return the configuration with some dotted settings changed."""
     for dotted, value in settings.items():
         section, _, name = dotted.partition(".")
         changed = getattr(config, section).model_copy(update={name: value})
@@ -140,7 +140,7 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
 
 
 def estimator(config: RunConfig, world_size: int, *, weights_only: bool = False) -> Callable[[RunConfig], float]:
-    """A function from a configuration of the same model to the bytes one device would need (raises ModelError).
+    """Return a function from a configuration of the same model to the bytes one device would need (raises ModelError).
 
     `weights_only`: to load the model, before anything is computed.
     """
@@ -162,7 +162,7 @@ def estimator(config: RunConfig, world_size: int, *, weights_only: bool = False)
 
 
 def memory_remedy(config: RunConfig, topology: Topology, limit_bytes: float, *, weights_only: bool = False) -> str:
-    """What would help this configuration, in one sentence or two; empty where nothing can be computed."""
+    """Say what would help this configuration, in one sentence or two; empty where nothing can be computed."""
     try:
         return _remedy(_as_run(config, topology.world_size), topology, limit_bytes, weights_only=weights_only)
     except Exception:  # there may be no memory left for this either; the failure itself is reported in any case
@@ -191,7 +191,7 @@ def _as_run(config: RunConfig, world_size: int) -> RunConfig:
 
 
 def device_memory(topology: Topology) -> tuple[int, str]:
-    """Free bytes for this rank, and where."""
+    """Return the free bytes for this rank, and where."""
     if _on_gpu():
         index = topology.local_rank % torch.cuda.device_count()
         return torch.cuda.mem_get_info(index)[0], torch.cuda.get_device_name(index)
@@ -200,7 +200,7 @@ def device_memory(topology: Topology) -> tuple[int, str]:
 
 
 def asked_and_free_bytes(message: str) -> tuple[float | None, float | None]:
-    """What an allocator says it was asked for, and what was free, where it says so.
+    """Return what an allocator says it was asked for, and what was free, where it says so.
 
     >>> asked_and_free_bytes("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.")
     (4096.0, None)
@@ -213,7 +213,7 @@ def asked_and_free_bytes(message: str) -> tuple[float | None, float | None]:
 
 
 def advised(error: BaseException, config: RunConfig, phase: str) -> BaseException:
-    """A failure for want of memory, with the numbers and what would help; `error` itself where nothing can be said."""
+    """Return a failure for want of memory, with numbers and a remedy; `error` itself where nothing can be said."""
     if isinstance(error, RunError):  # it says what to do already
         return error
     try:

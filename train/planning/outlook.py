@@ -18,7 +18,7 @@ from train.run_context import Run
 
 
 def measured_link(config: RunConfig, ranks: Ranks) -> Link | None:
-    """The link between the ranks, measured; None for one rank (ConfigError: it cannot carry what is configured)."""
+    """Measure the link between the ranks; None for one rank (ConfigError: it cannot carry what is configured)."""
     num_ranks = ranks.topology.world_size
     if num_ranks == 1:
         return None
@@ -27,7 +27,7 @@ def measured_link(config: RunConfig, ranks: Ranks) -> Link | None:
 
 
 def outlook(run: Run, model: PreTrainedModel, path: PathName, link: Link | None) -> list[str]:
-    """Lines for rank 0: the saving, the link, the prediction for this run, and what is not exact about the exchange."""
+    """Return lines for rank 0: the saving, the link, the prediction for this run, what is not exact in the exchange."""
     if not run.is_main:
         return []
     config = run.config
@@ -42,7 +42,7 @@ def outlook(run: Run, model: PreTrainedModel, path: PathName, link: Link | None)
 
 
 def saving(plain: Job, job: Job) -> list[str]:
-    """How much arithmetic training takes by the path of `job`, and how much by the plain one; predicted."""
+    """Say how much arithmetic training takes by the path of `job`, and how much by the plain one; predicted."""
     if job.path == "plain":
         return []
     return [
@@ -52,7 +52,8 @@ def saving(plain: Job, job: Job) -> list[str]:
 
 
 def human_flops(flops: float) -> str:
-    """
+    """Return an amount of arithmetic as people say it.
+
     >>> human_flops(1.62e15)
     '1.62 PFLOP'
     """

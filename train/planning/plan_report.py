@@ -53,7 +53,7 @@ PATHS: tuple[PathName, ...] = ("plain", "prefix sharing", "sharing + cache")
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What the command line asks for; None is for what this machine or an assumption answers."""
+    """Holds what the command line asks for; None is for what this machine or an assumption answers."""
 
     device_counts: tuple[int, ...]
     device: str | None
@@ -66,7 +66,7 @@ class PlanRequest:
     def read(
         cls, gpus: str, device: str | None, bandwidth: str | None, tflops: float | None, memory_gib: float | None
     ) -> "PlanRequest":
-        """From the options as typed (ConfigError where one is not a number or not a known name).
+        """Read the options as typed (ConfigError where one is not a number or not a known name).
 
         >>> PlanRequest.read("4,1", None, "25", None, None).device_counts
         (1, 4)
@@ -101,7 +101,7 @@ def _positive(text: str) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plan: a path on a number of devices."""
+    """Is one line of the plan: a path on a number of devices."""
 
     job: Job
     prediction: Prediction
@@ -228,7 +228,7 @@ def _training_data(config: RunConfig) -> tuple[TrainingData, str]:
 
 
 def refused_paths(config: RunConfig, model: PreTrainedModel, data: TrainingData) -> dict[PathName, str]:
-    """The faster paths this run would not take, and why."""
+    """Return the faster paths this run would not take, and why."""
     found = refusals(config, model, pick_attention(config), [*data.train.rows, *data.validation.rows])
     reasons = {"prefix sharing": found["prefix_sharing"], "sharing + cache": found["activation_cache"]}
     return {path: reason for path in PATHS if (reason := reasons.get(path))}

@@ -26,7 +26,7 @@ Fit = Literal["fits", "tight", "does not fit"]
 
 @dataclass(frozen=True)
 class Device:
-    """What computes. TFLOPS are dense peaks; `utilisation` is the share of them that training reaches."""
+    """Is what computes. TFLOPS are dense peaks; `utilisation` is the share of them that training reaches."""
 
     name: str
     bf16_tflops: float
@@ -38,7 +38,7 @@ class Device:
     """All ranks run on this one device and share it, as processes on one machine's cores do."""
 
     def flops_per_second(self, num_ranks: int, *, in_bf16: bool) -> float:
-        """Of one rank, when `num_ranks` of them run."""
+        """Return the speed of one rank, when `num_ranks` of them run."""
         peak = self.bf16_tflops if in_bf16 else self.fp32_tflops
         return peak * 1e12 * self.utilisation / self._sharing(num_ranks)
 
@@ -65,14 +65,14 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Link:
-    """How fast an all-reduce moves bytes between ranks."""
+    """Says how fast an all-reduce moves bytes between ranks."""
 
     bytes_per_second: float
     description: str
 
     @classmethod
     def nominal(cls, gbit_per_second: float) -> "Link":
-        """A network by its nominal rate.
+        """Return a network by its nominal rate.
 
         >>> Link.nominal(10).bytes_per_second
         1125000000.0
@@ -82,7 +82,7 @@ class Link:
 
 
 def all_reduce_seconds(num_bytes: float, num_ranks: int, bytes_per_second: float) -> float:
-    """A ring: every rank sends, and receives, 2 (n - 1) / n of the bytes.
+    """Return the time of a ring, in which every rank sends, and receives, 2 (n - 1) / n of the bytes.
 
     >>> round(all_reduce_seconds(418.9e6 * 2, 4, Link.nominal(10).bytes_per_second), 2)
     1.12
@@ -91,13 +91,13 @@ def all_reduce_seconds(num_bytes: float, num_ranks: int, bytes_per_second: float
 
 
 def gradient_bytes(num_trainable: int, compression: str) -> int:
-    """What one all-reduce of all gradients carries."""
+    """Return what one all-reduce of all gradients carries."""
     return num_trainable * (BF16_BYTES if compression == "bf16" else FP32_BYTES)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run on one path: how much there is to compute and to send."""
+    """Is one run on one path: how much there is to compute and to send."""
 
     path: PathName
     num_rows: int
@@ -123,7 +123,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a run on `num_ranks` devices."""
+    """Holds the seconds of a run on `num_ranks` devices."""
 
     num_ranks: int
     caching_seconds: float
@@ -143,7 +143,7 @@ class Prediction:
 
 
 def predict(job: Job, device: Device, link: Link, num_ranks: int) -> Prediction:
-    """Validation, checkpoints, publication and demo are left out; they do not depend on the number of ranks much."""
+    """Predict a run's time without validation, checkpoints, publication and demo, which hardly depend on the ranks."""
     speed = device.flops_per_second(num_ranks, in_bf16=job.in_bf16)
     rows_per_step = job.num_rows * job.num_epochs / job.num_steps  # the mean: an epoch's last step may be smaller
     optimizer = job.num_trainable * ADAM_TRAFFIC_BYTES / device.optimizer_bytes_per_second(num_ranks)
@@ -158,7 +158,7 @@ def predict(job: Job, device: Device, link: Link, num_ranks: int) -> Prediction:
 
 
 def fit_of(needed_bytes: float, available_bytes: float) -> Fit:
-    """Whether a run fits a device.
+    """Say whether a run fits a device.
 
     >>> fit_of(80, 100), fit_of(90, 100), fit_of(95, 100)
     ('fits', 'tight', 'does not fit')
@@ -169,7 +169,7 @@ def fit_of(needed_bytes: float, available_bytes: float) -> Fit:
 
 
 def verdict(job: Job, device: Device, one: Prediction, many: Prediction) -> str:
-    """In one sentence: whether more ranks are faster, how much, and why; `job` is what the many do."""
+    """Say in one sentence whether more ranks are faster, how much, and why; `job` is what the many do."""
     speed_up = one.total_seconds / many.total_seconds
     noun = "processes on this machine" if device.is_shared else "devices"
     outcome = "slower than" if speed_up < 0.95 else "no faster than" if speed_up < 1.05 else "faster than"
@@ -187,7 +187,7 @@ def verdict(job: Job, device: Device, one: Prediction, many: Prediction) -> str:
 
 
 def seconds(value: float) -> str:
-    """A short duration.
+    """Return a short duration in words.
 
     >>> seconds(0.0123), seconds(1.117), seconds(74)
     ('0.012 s', '1.1 s', '74 s')
@@ -196,7 +196,7 @@ def seconds(value: float) -> str:
 
 
 def with_overrides(device: Device, tflops: float | None, memory_bytes: float | None) -> Device:
-    """A device with figures the user gave."""
+    """Return a device with figures the user gave."""
     if tflops is not None:
         device = replace(device, bf16_tflops=tflops, fp32_tflops=tflops)
     return device if memory_bytes is None else replace(device, memory_bytes=memory_bytes)

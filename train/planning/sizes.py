@@ -34,7 +34,7 @@ class RunSizes:
 
 
 def run_sizes(config: RunConfig, world_size: int) -> RunSizes:
-    """Sizes without loading weights (raises ModelError where the architecture cannot be known)."""
+    """Compute sizes without loading weights (raises ModelError where the architecture cannot be known)."""
     config = config.settled(world_size)
     num_train_rows, num_validation_rows = count_rows(config)
     architecture = architecture_without_weights(config)
@@ -56,7 +56,7 @@ def run_sizes(config: RunConfig, world_size: int) -> RunSizes:
 
 
 def count_rows(config: RunConfig) -> tuple[int, int]:
-    """Training and validation rows after the split and the configured subsets."""
+    """Count training and validation rows after the split and the configured subsets."""
     examples = read_dataset(config.data_file(config.data.dataset))
     demo_questions = read_questions(config.data_file(config.data.demo_questions))
     split = split_configured(config, examples, demo_questions)
@@ -64,7 +64,7 @@ def count_rows(config: RunConfig) -> tuple[int, int]:
 
 
 def model_without_weights(config: RunConfig, architecture: PretrainedConfig) -> tuple[PreTrainedModel, ParameterCount]:
-    """The adapted model on the meta device: shapes, and what trains."""
+    """Return the adapted model on the meta device: shapes, and what trains."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(architecture)
@@ -74,7 +74,7 @@ def model_without_weights(config: RunConfig, architecture: PretrainedConfig) -> 
 
 
 def model_shape(model: PreTrainedModel, *, recomputes: bool) -> ModelShape:
-    """What the costs of an adapted model depend on; its layers are taken to be alike."""
+    """Return what the costs of an adapted model depend on; its layers are taken to be alike."""
     text, layers = model.config.get_text_config(), transformer_layers(model)
     head, trained = model.get_output_embeddings(), [_trains(layer) for layer in layers]
     lowest = trained.index(True) if any(trained) else len(layers)
@@ -103,7 +103,7 @@ def _trains(module: torch.nn.Module) -> bool:
 
 
 def memory_estimate_bytes(config: RunConfig, shape: ModelShape, parameters: ParameterCount, world_size: int) -> float:
-    """Rough peak of one device, with rows of `max_length_tokens` and a quarter of them labels; plain path or cached."""
+    """Estimate one device's peak: rows of `max_length_tokens`, a quarter of them labels, plain path or cached."""
     tokens = config.micro_batch_rows * config.data.max_length_tokens
     return memory_bytes(
         shape,

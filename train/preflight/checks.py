@@ -52,7 +52,7 @@ SAVED_FILES = 5
 
 @dataclass(frozen=True)
 class Warned:
-    """The run would start, but something is not as it should be."""
+    """Says that the run would start, but something is not as it should be."""
 
     detail: str
     remedy: str = ""
@@ -60,7 +60,7 @@ class Warned:
 
 @dataclass
 class Facts:
-    """The run to be checked, and what its checks have found out so far."""
+    """Holds the run to be checked, and what its checks have found out so far."""
 
     resolved: ResolvedConfig
     topology: Topology
@@ -81,6 +81,7 @@ class Facts:
 
 
 def settings(facts: Facts) -> str:
+    """Check the world size against the recipe's."""
     world_size = facts.topology.world_size
     check_world_size(facts.topology, facts.config.distributed)
     rows = facts.config.effective_batch_size(world_size)
@@ -88,7 +89,7 @@ def settings(facts: Facts) -> str:
 
 
 def folders(facts: Facts) -> str | Warned:
-    """Temporary files and caches: in a container with a read-only root, nothing is writable unless it was mounted."""
+    """Write to temporary and cache folders: in a container with a read-only root, only what was mounted is writable."""
     try:
         temporary = tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -109,6 +110,7 @@ def folders(facts: Facts) -> str | Warned:
 
 
 def template(facts: Facts) -> str:
+    """Load the tokenizer, which proves its chat template fit to train on."""
     facts.tokenizer = load_tokenizer(facts.config)
     return f"{len(facts.tokenizer):,} tokens; the chat template keeps the prefix rule"
 
@@ -130,7 +132,7 @@ def data(facts: Facts) -> str:
 
 
 def num_train_rows(facts: Facts) -> int:
-    """Training rows of the run; of a sampled set about as many as the split will leave."""
+    """Return the training rows of the run; of a sampled set about as many as the split will leave."""
     assert facts.data is not None
     found = facts.data.facts
     if not facts.sampled:
@@ -140,7 +142,7 @@ def num_train_rows(facts: Facts) -> int:
 
 
 def options(facts: Facts) -> str:
-    """TRL's own opinion of the settings. It opens the process group, so it is asked after the ranks have met."""
+    """Ask TRL's own opinion of the settings. It opens the process group, so it is asked after the ranks have met."""
     config, folder = facts.config, facts.folder
     known = sft_options(
         config, world_size=facts.topology.world_size, num_train_rows=num_train_rows(facts), folder=folder
@@ -162,7 +164,7 @@ def _with_fewer_rows(config: RunConfig) -> RunConfig:
 
 
 def memory(facts: Facts) -> str | Warned:
-    """The estimate of what training takes against what the device, or this rank's share of the host, has free."""
+    """Compare the estimate of what training takes with what the device, or this rank's share of the host, has free."""
     facts.sizes = run_sizes(facts.config, facts.topology.world_size)
     needed, (free, where) = facts.sizes.memory_bytes, device_memory(facts.topology)
     numbers = f"about {needed / GIB:.1f} GiB needed (estimate), {free / GIB:.1f} GiB free on {where}"
@@ -225,7 +227,7 @@ def volume(facts: Facts) -> str | Warned:
 
 
 def space(facts: Facts) -> str:
-    """What the run folder will hold at its fullest against the free space; only rank 0 writes it."""
+    """Compare what the run folder will hold at its fullest with the free space; only rank 0 writes it."""
     assert facts.sizes is not None
     if not facts.topology.is_main:
         return "rank 0 writes the run folder"
@@ -240,7 +242,7 @@ def space(facts: Facts) -> str:
 
 
 def run_folder_bytes(config: RunConfig, sizes: RunSizes) -> int:
-    """Kept checkpoints and one being written, the best weights and their successor, two published models."""
+    """Add up kept checkpoints and one being written, the best weights and their successor, two published models."""
     checkpoints = (config.output.keep_checkpoints + 2) * checkpoint_bytes(sizes.parameters.num_trainable)
     best = 2 * 4 * sizes.parameters.num_trainable
     published = 2 * sizes.parameters.num_total * int(torch.finfo(pick_precision(config.model)).bits) // 8
@@ -248,7 +250,7 @@ def run_folder_bytes(config: RunConfig, sizes: RunSizes) -> int:
 
 
 def stopping(facts: Facts) -> str:
-    """Whether a checkpoint can be written between SIGTERM and SIGKILL, at the volume's measured speed."""
+    """Check that a checkpoint can be written between SIGTERM and SIGKILL, at the volume's measured speed."""
     assert facts.sizes is not None
     assert facts.volume is not None
     if not facts.topology.is_main:
@@ -266,12 +268,13 @@ def stopping(facts: Facts) -> str:
 
 
 def save_seconds(volume: VolumeSpeed, sizes: RunSizes) -> float:
+    """Return the time a checkpoint takes on a volume of this speed."""
     written = checkpoint_bytes(sizes.parameters.num_trainable) / volume.write_bytes_per_second
     return written + SAVED_FILES * volume.flush_seconds
 
 
 def shared_memory(facts: Facts) -> str | Warned:
-    """NCCL between GPUs of one machine and data loader workers need it; a container's default is 64 MiB."""
+    """Look at /dev/shm, which NCCL within a machine and data loader workers need; a container's default is 64 MiB."""
     size, remedy = shared_memory_bytes(), f"Mount an emptyDir of medium Memory at {SHARED_MEMORY}, 1 GiB or more."
     if size is None:
         return "this system has none"
@@ -286,7 +289,7 @@ def shared_memory(facts: Facts) -> str | Warned:
 
 
 def beginning(facts: Facts) -> str:
-    """What the run would do about an earlier one in its folder."""
+    """Say what the run would do about an earlier one in its folder."""
     assert facts.data is not None
     if facts.sampled:
         return "not asked: only a sample of the rows was rendered"

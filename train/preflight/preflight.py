@@ -36,7 +36,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped":
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw on one rank."""
+    """Holds what one check saw on one rank."""
 
     check: str
     verdict: Verdict
@@ -48,7 +48,7 @@ class Finding:
 
 
 class PreflightError(RunError):
-    """The run would fail; the exit code is that of the first check that failed."""
+    """Says that the run would fail; the exit code is that of the first check that failed."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         failed = [finding for finding in findings if finding.verdict == "failed"]
@@ -134,7 +134,7 @@ def examine_together(facts: Facts, findings: list[Finding]) -> list[Finding]:
 
 
 def bounded(config: DistributedConfig) -> DistributedConfig:
-    """The same ranks, met within the time a preflight has."""
+    """Return settings under which the same ranks meet within the time a preflight has."""
     return config.model_copy(
         update={
             "rendezvous_timeout_seconds": min(config.rendezvous_timeout_seconds, MEETING_SECONDS),
@@ -144,7 +144,7 @@ def bounded(config: DistributedConfig) -> DistributedConfig:
 
 
 def gather(ranks: Ranks, findings: Sequence[Finding], round_name: str) -> list[Finding]:
-    """The findings of all ranks, on every rank."""
+    """Return the findings of all ranks, on every rank."""
     assert ranks.store is not None
     mine = json.dumps([dataclasses.asdict(finding) for finding in findings])
     ranks.store.set(f"findings/{round_name}/{ranks.topology.rank}", mine)
@@ -153,7 +153,7 @@ def gather(ranks: Ranks, findings: Sequence[Finding], round_name: str) -> list[F
 
 
 def worst_of_each(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding per check, in order: the worst, of equals that of the lowest rank.
+    """Return one finding per check, in order: the worst, of equals that of the lowest rank.
 
     >>> found = worst_of_each([Finding("data", "ok", "a"), Finding("data", "failed", "b", rank=1)])
     >>> [(finding.verdict, finding.rank) for finding in found]
@@ -168,13 +168,13 @@ def worst_of_each(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def same_run(ranks: Ranks, facts: Facts) -> str:
-    """Settings, data, model and packages compared between the ranks."""
+    """Compare settings, data, model and packages between the ranks."""
     ranks.agree("run shape", facts.identity or facts.config.deciding_fields(), MEETING_SECONDS)
     return "settings, data, model and packages are the same" if facts.identity else "settings are the same"
 
 
 def compare_clocks(ranks: Ranks) -> str | Warned:
-    """This rank's clock against rank 0's, asked through the store; half the round trip is the uncertainty."""
+    """Compare this rank's clock with rank 0's, asked through the store; half the round trip is the uncertainty."""
     store, rank = ranks.store, ranks.topology.rank
     assert store is not None
     if ranks.topology.is_main:
@@ -194,6 +194,7 @@ def compare_clocks(ranks: Ranks) -> str | Warned:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
+    """Print the table of all checks, and how many ended how."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = COLUMNS  # logs are no terminal of 80 columns

@@ -29,7 +29,7 @@ CONSEQUENCE = "peer lost"
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """A message that libraries or Kubernetes print, what it means for a run of this program, and what to do."""
+    """Is a message that libraries or Kubernetes print, what it means for a run of this program, and what to do."""
 
     name: str
     pattern: re.Pattern[str]
@@ -39,7 +39,7 @@ class KnownFailure:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A known failure found in a log, and the line it was found in, counted from 1."""
+    """Is a known failure found in a log, and the line it was found in, counted from 1."""
 
     failure: KnownFailure
     line_number: int
@@ -48,6 +48,7 @@ class Diagnosis:
 
 @functools.cache
 def known_failures() -> tuple[KnownFailure, ...]:
+    """Read the known failures, the more specific before the more general."""
     entries = yaml.safe_load(KNOWN_FAILURES.read_text(encoding="utf-8"))
     return tuple(
         KnownFailure(
@@ -58,7 +59,7 @@ def known_failures() -> tuple[KnownFailure, ...]:
 
 
 def diagnose(lines: Iterable[str]) -> list[Diagnosis]:
-    """Every known failure in a log once, in order of first appearance; a lost peer last, being a consequence.
+    """Return every known failure in a log once, in order of first appearance; a lost peer last, being a consequence.
 
     >>> [found.failure.name for found in diagnose(["ok", "OSError: [Errno 28] No space left on device"])]
     ['disk full']
@@ -72,7 +73,7 @@ def diagnose(lines: Iterable[str]) -> list[Diagnosis]:
 
 
 def read_log(source: str) -> Iterator[tuple[str, list[str]]]:
-    """Name and lines of a log: a file, standard input for `-`, or of a run folder its failure record and its logs.
+    """Yield names and lines of logs: of a file, of standard input for `-`, or of a run folder's failure and its logs.
 
     Raises:
         ConfigError: there is no such file, or nothing to read in the folder.
@@ -116,7 +117,7 @@ def _record_lines(path: Path) -> list[str]:
 
 
 def describe(source: str, found: Sequence[Diagnosis]) -> str:
-    """What to tell a person about one log."""
+    """Say what to tell a person about one log."""
     if not found:
         return f"{source}: no known failure"
     return "\n".join(

@@ -22,7 +22,7 @@ UNKNOWN_LICENCE = "unknown"  # one of the identifiers the hub knows
 
 @dataclass(frozen=True)
 class Base:
-    """The base model as the hub knows it; `hub_id` is None for weights from a folder, a file or a seed."""
+    """Is the base model as the hub knows it; `hub_id` is None for weights from a folder, a file or a seed."""
 
     hub_id: str | None
     licence: str
@@ -30,7 +30,7 @@ class Base:
 
 
 def describe_base(model: Mapping[str, Any], seed: int) -> Base:
-    """The `model` section of a configuration in the hub's terms.
+    """Describe the `model` section of a configuration in the hub's terms.
 
     >>> describe_base({"name": "embedded", "random_init": None}, 42).hub_id
     'HuggingFaceTB/SmolLM2-135M-Instruct'
@@ -53,7 +53,7 @@ def describe_base(model: Mapping[str, Any], seed: int) -> Base:
 
 
 def model_card(summary: Mapping[str, Any]) -> str:
-    """The text of README.md, from what `training_summary.json` holds."""
+    """Return the text of README.md, from what `training_summary.json` holds."""
     config, data = summary["config"], summary["data"]
     base = describe_base(config["model"], config["seed"])
     dataset_name = Path(data["dataset"]).stem
@@ -74,7 +74,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
 
 
 def model_title(base: Base, dataset_name: str) -> str:
-    """A name for the tuned model.
+    """Return a name for the tuned model.
 
     >>> model_title(Base("HuggingFaceTB/SmolLM3-3B", "apache-2.0", "SmolLM3"), "qa_dataset")
     'SmolLM3-3B, tuned on qa_dataset'

@@ -22,7 +22,7 @@ CHECK_TOKENS = 16
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published beside the weights, and asked of the result before it counts."""
+    """Holds what is published beside the weights, and asked of the result before it counts."""
 
     system_prompt: str
     check_question: str
@@ -79,7 +79,7 @@ def _check_reloaded(
 
 
 def load_published(folder: Path, like: PreTrainedModel) -> tuple[PreTrainedModel, "PreTrainedTokenizerBase"]:
-    """A saved model as any user would load it, on the device and with the attention of `like`."""
+    """Load a saved model as any user would, on the device and with the attention of `like`."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=like.dtype, attn_implementation=like.config._attn_implementation
     )

@@ -17,7 +17,7 @@ _ON_REQUEST = ("stopped", "interrupted")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run folder says; parts that are not there yet are empty."""
+    """Holds what a run folder says; parts that are not there yet are empty."""
 
     config: Record
     history: list[Record]
@@ -29,7 +29,7 @@ class RunFiles:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunFiles":
-        """Raises ConfigError where the folder holds no run."""
+        """Read the folder; raises ConfigError where it holds no run, or a file that is not JSON."""
         if not folder.config.is_file():
             raise ConfigError(f"{folder.root} holds no run", "Name the folder a run wrote to (its output.dir).")
         try:

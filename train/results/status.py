@@ -37,7 +37,7 @@ Verdict = Literal["done", "under way", "silent", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class Standing:
-    """What the folder says now."""
+    """Holds what the folder says now."""
 
     verdict: Verdict
     silent_seconds: float
@@ -66,7 +66,7 @@ def standing(files: RunFiles) -> Standing:
 
 
 def patience_seconds(status: dict[str, Any]) -> float:
-    """How long a run may be silent: some of its steps while training, else as long as a phase may take.
+    """Return how long a run may be silent: some of its steps while training, else as long as a phase may take.
 
     >>> patience_seconds({"phase": "training", "seconds_per_step": 40.0}), patience_seconds({"phase": "demo"})
     (400.0, 1800.0)
@@ -78,7 +78,7 @@ def patience_seconds(status: dict[str, Any]) -> float:
 
 
 def sparkline(values: Sequence[float], width: int = BAR_WIDTH) -> str:
-    """Values as a row of bars, neighbours averaged to fit.
+    """Draw values as a row of bars, neighbours averaged to fit.
 
     >>> sparkline([1, 2, 3, 4, 5, 6, 7, 8])
     '▁▂▃▄▅▆▇█'
@@ -99,7 +99,7 @@ COLOURS: dict[Verdict, str] = {
 
 
 def screen(folder: RunFolder, now: Standing) -> RenderableType:
-    """All of it, as one panel."""
+    """Return all of it, as one panel."""
     files, colour = now.files, COLOURS[now.verdict]
     numbers = Table.grid(padding=(0, 3))
     numbers.add_column(style="dim", no_wrap=True)
@@ -120,7 +120,7 @@ def screen(folder: RunFolder, now: Standing) -> RenderableType:
 
 
 def lines(now: Standing) -> list[tuple[str, str]]:
-    """Label and value of everything that is known."""
+    """Return label and value of everything that is known."""
     files, status = now.files, now.files.status
     losses = [record["loss"] for record in files.of_kind("step")]
     found = [("phase", str(status.get("phase", "starting")))]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def describe_setup(run: Run, parameters: ParameterCount) -> str:
-    """What is trained, on what, and how fast it is to learn: the lines at the start of a run."""
+    """Describe model, device, data and learning rate, a line for each."""
     config, data, world_size = run.config, run.data, run.world_size
     optim = config.optim
     lines = [
@@ -44,7 +44,7 @@ def describe_setup(run: Run, parameters: ParameterCount) -> str:
 
 
 def describe_batch(run: Run, *, was_measured: bool) -> str:
-    """The batch of a step and what it is made of."""
+    """Describe the batch of a step and what it is made of."""
     optim, world_size = run.config.optim, run.world_size
     found = " (the most that fit on every rank)" if was_measured else ""
     return (
@@ -72,7 +72,7 @@ def write_demo(run: Run, tuned: PreTrainedModel) -> None:
 
 
 def summary(run: Run, parameters: ParameterCount, recorder: Recorder, best_step: int) -> dict[str, Any]:
-    """What `training_summary.json` holds. Losses are in nats per label token, throughput is the median step's."""
+    """Return what `training_summary.json` holds: losses in nats per label token, throughput as the median step's."""
     train_losses, evaluation_losses = recorder.losses("step"), recorder.losses("evaluation")
     return {
         **run.resolved.dump(),
@@ -104,7 +104,7 @@ def summary(run: Run, parameters: ParameterCount, recorder: Recorder, best_step:
 
 
 def print_outcome(folder: RunFolder) -> None:
-    """The before / after table, and where everything lies."""
+    """Print the before / after table, and where everything lies."""
     facts = json.loads(folder.summary.read_text(encoding="utf-8"))
     console = Console(highlight=False)
     if folder.demo.is_file():
@@ -134,7 +134,7 @@ def print_outcome(folder: RunFolder) -> None:
 
 
 def comparison_table(demo: dict[str, Any]) -> Table:
-    """A `train.generation.generate.comparison` for people: one line per question, both answers side by side."""
+    """Show a `train.generation.generate.comparison` to people: a line per question, both answers side by side."""
     table = Table("question", "original model", "tuned model", show_lines=True, title="Before and after")
     for response in demo["responses"]:
         table.add_row(*(escape(response[column]) for column in ("question", "original", "tuned")))

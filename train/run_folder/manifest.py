@@ -34,7 +34,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
-    """A manifest as it was written, proved to be one; `place` is where it lies, for errors.
+    """Return a manifest proved to be one, from its bytes; `place` is where it lies, for errors.
 
     Raises:
         ManifestError: it is not JSON, a file has no size or sha256, or a name leads out of the folder.
@@ -56,7 +56,7 @@ def parse_manifest(content: bytes, place: str) -> dict[str, Any]:
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path is one, and leads down alone.
+    """Say whether a relative path is one, and leads down alone.
 
     >>> [stays_inside(name) for name in ("a/b.json", "../b", "/etc/passwd", "a/../../b", "a\\0b", "\\ud800")]
     [True, False, False, False, False, False]
@@ -87,7 +87,7 @@ def verify_manifest(folder: Path, *, hashes: bool = True) -> dict[str, Any]:
 
 
 def is_published(model_folder: Path) -> bool:
-    """Whether a model folder is complete: its READY marker is written last."""
+    """Say whether a model folder is complete: its READY marker is written last."""
     return (model_folder / READY).is_file()
 
 

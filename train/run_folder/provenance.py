@@ -9,7 +9,7 @@ GIT_SECONDS = 5
 
 
 def provenance() -> dict[str, str | None]:
-    """`git_commit` (`-dirty` appended where the checkout has changes) and `image`; None for what cannot be known.
+    """Return `git_commit` (`-dirty` appended where the checkout has changes) and `image`; None is what cannot be known.
 
     The image has no checkout: there FIELDCRAFT_REVISION and FIELDCRAFT_IMAGE say it.
     """

@@ -21,7 +21,7 @@ RETRY_SECONDS = 13.0
 
 
 def pauses(total_seconds: float) -> list[float]:
-    """Growing pauses between attempts, `total_seconds` in all.
+    """Return growing pauses between attempts, `total_seconds` in all.
 
     >>> pauses(13)
     [1.0, 3.0, 9.0]
@@ -49,7 +49,7 @@ def retried(
 
 
 def succeeds(what: str, write: Callable[[], object]) -> bool:
-    """Whether `write` was possible; a storage failure is warned of, and the run goes on."""
+    """Do `write` and say whether it was possible; a storage failure is warned of, and the run goes on."""
     try:
         write()
     except Exception as error:
@@ -61,7 +61,7 @@ def succeeds(what: str, write: Callable[[], object]) -> bool:
 
 
 def write_json_if_possible(path: Path, content: Any) -> None:
-    """`write_json`, of something that is only for people to look at."""
+    """Write what is only for people to look at, as `write_json` does; a volume that does not take it is warned of."""
     succeeds(path.name, lambda: write_json(path, content))
 
 
@@ -78,6 +78,7 @@ def reserve(path: Path, num_bytes: int, remedy: str) -> None:
 
 
 def is_storage_failure(error: BaseException) -> bool:
+    """Say whether the volume is to blame, by the exit code that the error stands for."""
     return exit_code_of(error) is ExitCode.STORAGE
 
 

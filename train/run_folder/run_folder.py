@@ -16,7 +16,7 @@ COMMITTED = "COMMITTED"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run. Everything in it is written by rank 0, but for RNG states of other ranks in checkpoints."""
+    """The paths of one run. Rank 0 writes all of it, but for RNG states of other ranks in checkpoints."""
 
     root: Path
 
@@ -96,7 +96,7 @@ class RunFolder:
         return self.root / "failure.json"
 
     def is_finished(self) -> bool:
-        """Whether a run ended well here: the summary is the last thing written."""
+        """Say whether a run ended well here: the summary is the last thing written."""
         return self.summary.is_file() and is_published(self.best_model)
 
     def clear(self) -> None:

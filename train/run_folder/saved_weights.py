@@ -16,7 +16,7 @@ CONTENT_HASH = "sha256"
 
 
 def content_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of the tensors, whatever their order."""
+    """Return the sha256 over names, types, shapes and bytes of the tensors, whatever their order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -37,7 +37,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], step: int) -> 
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file that `save_weights` wrote.
+    """Return the tensors of a file that `save_weights` wrote.
 
     Raises:
         StorageError: the file is missing, cannot be read, or is not what was written.
@@ -55,7 +55,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class BestWeights:
-    """The weights of the lowest evaluation loss: on the volume, or in memory while the volume does not take them."""
+    """Keeps the weights of the lowest evaluation loss: on the volume, or in memory while that does not take them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,4 +74,5 @@ class BestWeights:
             self._unsaved = None
 
     def load(self) -> dict[str, torch.Tensor]:
+        """Return the best weights from where they are; raises as `load_weights` does."""
         return self._unsaved[1] if self._unsaved else load_weights(self.path)

@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What one chart shows: curves over steps, and steps worth a mark."""
+    """Holds what one chart shows: curves over steps, and steps worth a mark."""
 
     title: str
     unit: str
@@ -39,7 +39,7 @@ class Chart:
 
 
 def short_number(value: float) -> str:
-    """A number in few characters.
+    """Return a number in few characters.
 
     >>> [short_number(v) for v in (0, 0.0002, 0.25, 3.378, 41.06, 1234, 50128.9, 2_500_000)]
     ['0', '2e-4', '0.25', '3.378', '41.06', '1,234', '50.1k', '2.5M']
@@ -58,7 +58,7 @@ def short_number(value: float) -> str:
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers between `low` and `high`, about so many.
+    """Return round numbers between `low` and `high`, about so many.
 
     >>> nice_ticks(3.31, 3.74)
     [3.4, 3.5, 3.6, 3.7]
@@ -73,7 +73,7 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most so many points: the means of neighbours.
+    """Return at most so many points: the means of neighbours.
 
     >>> thinned([(0, 1.0), (1, 3.0), (2, 5.0), (3, 7.0)], most=2)
     [(0.5, 2.0), (2.5, 6.0)]
@@ -86,7 +86,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def running_mean(points: Sequence[Point], width: int) -> list[Point]:
-    """Each value as the mean of its neighbours, up to `width // 2` on either side, evenly many.
+    """Return each value as the mean of its neighbours, up to `width // 2` on either side, evenly many.
 
     >>> running_mean([(1, 1.0), (2, 2.0), (3, 6.0)], width=3)
     [(1, 1.0), (2, 3.0), (3, 6.0)]
@@ -100,7 +100,7 @@ def running_mean(points: Sequence[Point], width: int) -> list[Point]:
 
 
 def curve_with_trend(label: str, points: Sequence[Point]) -> list[Series]:
-    """A noisy curve, faint, and its running mean; too few points for a trend: the curve alone."""
+    """Return a noisy curve, faint, and its running mean; where points are too few for a trend, the curve alone."""
     width = round(SMOOTHING_SHARE * len(points))
     if width < 3:
         return [Series(label, points)]
@@ -108,7 +108,7 @@ def curve_with_trend(label: str, points: Sequence[Point]) -> list[Series]:
 
 
 def layout(chart: Chart) -> dict[str, Any] | None:
-    """The chart as the template draws it; None where there is nothing to draw."""
+    """Lay the chart out as the template draws it; None where there is nothing to draw."""
     finite = [(x, y) for series in chart.series for x, y in series.points if math.isfinite(y)]
     if len({x for x, _ in finite}) < 2:
         return None

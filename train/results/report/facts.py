@@ -12,7 +12,7 @@ from train.units import human_bytes, human_seconds
 
 
 def page_facts(files: RunFiles) -> Record:
-    """Everything the template shows."""
+    """Return everything the template shows."""
     return {
         "title": title(files),
         "state": state(files),
@@ -31,7 +31,7 @@ def page_facts(files: RunFiles) -> Record:
 
 
 def base_title(config: Record) -> str:
-    """The base model as people call it."""
+    """Return the base model's name as people call it."""
     model = config["model"]
     if model.get("random_init"):
         return f"a {model['random_init'].get('model_type', 'model')} with random weights"
@@ -45,7 +45,7 @@ def title(files: RunFiles) -> str:
 
 
 def state(files: RunFiles) -> Record:
-    """How the run stands, in a word and a line."""
+    """Say how the run stands, in a word and a line."""
     step, total = files.status.get("step", 0), files.status.get("total_steps") or "?"
     if files.summary:
         return {"word": "finished", "line": ""}
@@ -56,7 +56,7 @@ def state(files: RunFiles) -> Record:
 
 
 def result(files: RunFiles) -> str:
-    """What came out, in one sentence."""
+    """Say what came out, in one sentence."""
     original, best = files.original, files.best
     if original is None or best is None:
         return "Not yet measured on validation rows."
@@ -72,7 +72,7 @@ def result(files: RunFiles) -> str:
 
 
 def signed(percent: float) -> str:
-    """A change as people write it.
+    """Return a change as people write it.
 
     >>> signed(-9.06), signed(1.0)
     ('−9.1 %', '+1.0 %')
@@ -81,7 +81,7 @@ def signed(percent: float) -> str:
 
 
 def tiles(files: RunFiles) -> list[Record]:
-    """The numbers people look for first."""
+    """Return the numbers people look for first."""
     summary, steps = files.summary, files.of_kind("step")
     found: list[Record] = []
 
@@ -106,7 +106,7 @@ def tiles(files: RunFiles) -> list[Record]:
 
 
 def answers(files: RunFiles) -> list[Record]:
-    """The demo questions with both answers; cut-off ones end with an ellipsis."""
+    """Return the demo questions with both answers; cut-off ones end with an ellipsis."""
 
     def shown(response: Record, side: str) -> str:
         text = str(response[side]).strip()
@@ -119,7 +119,7 @@ def answers(files: RunFiles) -> list[Record]:
 
 
 def charts(files: RunFiles) -> list[Chart]:
-    """The curves, over optimizer steps."""
+    """Return the curves, over optimizer steps."""
     steps, evaluations = files.of_kind("step"), files.evaluations
     marks = [(start["first_step"], "restart") for start in files.starts[1:]]
 
@@ -152,7 +152,7 @@ def charts(files: RunFiles) -> list[Chart]:
 
 
 def topics(files: RunFiles) -> Record | None:
-    """Validation loss of both models for each topic, the largest gain first, and where to draw it."""
+    """Return both models' validation loss for each topic, the largest gain first, and where to draw it."""
     original, best = files.original, files.best
     if original is None or best is None:
         return None
@@ -186,7 +186,7 @@ def topics(files: RunFiles) -> Record | None:
 
 
 def phases(files: RunFiles) -> list[Record]:
-    """Seconds of each phase of the last start, in order, and their shares of the whole."""
+    """Return the seconds of each phase of the last start, in order, and their shares of the whole."""
     seconds: Record = files.summary.get("seconds", {})
     total = sum(seconds.values()) or 1.0
     return [
@@ -214,7 +214,7 @@ def data_facts(files: RunFiles) -> list[tuple[str, str]]:
 
 
 def made_by(files: RunFiles) -> list[tuple[str, str]]:
-    """Code, model, machine and libraries the run was made by."""
+    """Name code, model, machine and libraries the run was made by."""
     identity, summary = files.config.get("identity", {}), files.summary
     hardware, made = summary.get("hardware", {}), summary.get("made_by", {})
     named = [
@@ -232,7 +232,7 @@ def made_by(files: RunFiles) -> list[tuple[str, str]]:
 
 
 def settings(files: RunFiles) -> list[Record]:
-    """Every setting with its value and where that came from; those somebody set come first."""
+    """Return every setting with its value and where that came from; those somebody set come first."""
     config, sources = files.config["config"], files.config["sources"]
 
     def value_of(dotted: str) -> Any:

@@ -16,7 +16,7 @@ from train.units import utc_now
 
 
 def render_report(files: RunFiles) -> str:
-    """The page; everything in it that the run said is escaped."""
+    """Return the page; everything in it that the run said is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -34,7 +34,7 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def write_report_or_warn(folder: RunFolder) -> None:
-    """At the end of a run: a report that cannot be made costs the report, not the run."""
+    """Make the report at the end of a run: one that cannot be made costs the report, not the run."""
     try:
         write_report(folder)
     except Exception as error:  # the model is published; nothing about its picture may change that
