@@ -20,6 +20,7 @@ def epoch_order(num_rows: int, *, seed: int, epoch: int) -> list[int]:
     [2, 1, 4, 3, 0]
     """
     order = list(range(num_rows))
+    # A text, not seed + epoch: that would give epoch 1 of seed 42 the order of epoch 0 of seed 43.
     random.Random(f"{seed}:{epoch}").shuffle(order)
     return order
 

@@ -20,7 +20,7 @@ class RowDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index == NO_ROW:
-            ids = self.rows[0].input_ids[:2]
+            ids = self.rows[0].input_ids[:2]  # of a single token nothing is left once labels are shifted by one
             return {"input_ids": ids, "labels": [IGNORE_INDEX] * len(ids)}
         row = self.rows[index]
         return {"input_ids": row.input_ids, "labels": row.labels}

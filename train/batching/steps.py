@@ -23,6 +23,7 @@ def refuse_nonsense(config: RunConfig, *, world_size: int, num_train_rows: int) 
     """Stop before a run that would train nothing, or not what its settings say (ConfigError, with the numbers)."""
     per_epoch = steps_per_epoch(config, world_size=world_size, num_train_rows=num_train_rows)
     steps = per_epoch * config.optim.epochs
+    # TRL runs all of this without a word: it trains on less, never reaches the rate, or saves nothing.
     if num_train_rows < config.effective_batch_size(world_size):
         raise ConfigError(
             f"{num_train_rows} training rows do not fill one effective batch of "

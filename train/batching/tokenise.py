@@ -119,6 +119,7 @@ def seeded_subset(indices: Sequence[int], size: int | None, seed: int) -> list[i
     """
     if size is None or size >= len(indices):
         return list(indices)
+    # A stream of its own: the order within an epoch is drawn from the same seed.
     return sorted(random.Random(f"subset:{seed}").sample(list(indices), size))
 
 

@@ -15,6 +15,7 @@ def topic_groups(topics: Sequence[str | None], most: int = MOST_TOPICS) -> list[
     ['knots', 'other topics', 'knots', 'other topics', 'water', 'water']
     """
     named = [topic or NO_TOPIC for topic in topics]
+    # Ties go by name, so that the groups do not depend on the order of the rows.
     common = sorted(Counter(named).items(), key=lambda item: (-item[1], item[0]))[:most]
     kept = {name for name, _ in common}
     return [name if name in kept else OTHER_TOPICS for name in named]

@@ -29,7 +29,7 @@ def gathered_bytes(content: bytes) -> list[bytes]:
         return [content]
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, torch.tensor([len(content)]))
-    longest = max(int(length) for length in lengths)
+    longest = max(int(length) for length in lengths)  # all_gather takes tensors of one size
     padded = torch.frombuffer(bytearray(content.ljust(longest, b"\0")), dtype=torch.uint8)
     contents = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
     dist.all_gather(contents, padded)
@@ -41,6 +41,7 @@ def check_gradient_compression(compression: str) -> None:
     if compression == "none":
         return
     try:
+        # Tried, since what a backend can add up differs from one build of torch to the next.
         dist.all_reduce(torch.ones(2, dtype=torch.bfloat16, device=pick_device()))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(

@@ -139,7 +139,7 @@ class Vigil:
         self._farewell = json.dumps(told | {"silent": self.silent_peers()})
         self._hurry.set()
         deadline = time.monotonic() + FAREWELL_SECONDS
-        self._farewell_said.wait(FAREWELL_SECONDS / 2)
+        self._farewell_said.wait(FAREWELL_SECONDS / 2)  # the other half is for the peers to read it
         if record.exit_code in ON_REQUEST:
             return  # all were asked, or will be told by what follows; who asked does not wait
         if self.rank == 0 and self._rank_0_hosts_store:
@@ -215,7 +215,7 @@ class Vigil:
         while not self._over.wait(self.beat_seconds):
             error = self._reason_to_leave()
             if error is not None:
-                if not isinstance(error, PeerLostError):
+                if not isinstance(error, PeerLostError):  # a silent peer is not to be found in our own stacks
                     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 if not self._over.is_set():
                     self._leave(error)

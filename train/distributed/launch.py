@@ -69,6 +69,7 @@ def launch(
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Without a limit each process takes all cores: 3 steps took 93 s instead of 3 s.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // plan.num_processes)))
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(grace_seconds)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our processes speak for themselves
@@ -81,7 +82,7 @@ def launch(
         rdzv_backend="static" if several_nodes else "c10d",
         rdzv_endpoint=f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if several_nodes else "localhost:0",
         rdzv_configs={"rank": plan.node_rank, "timeout": rendezvous_timeout_seconds},
-        max_restarts=0,
+        max_restarts=0,  # to start again is for whoever reads the exit code: Kubernetes, or a person
         monitor_interval=0.1,
     )
     try:

@@ -58,7 +58,7 @@ def read_topology(environment: Mapping[str, str]) -> Topology:
 
 
 def _integer(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name) or str(default)
+    text = environment.get(name) or str(default)  # set to nothing is not set
     if not text.lstrip("-").isdigit():
         raise ConfigError(f"the environment variable {name} must be an integer, not '{text}'")
     return int(text)

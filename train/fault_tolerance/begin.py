@@ -48,6 +48,8 @@ def begin(
     """
 
     def decision() -> tuple[Beginning, str | None]:
+        # 1. nobody else writes the folder, 2. what is damaged does not count, 3. the decision, 4. what it counts on is
+        # there, 5. only now is anything cleared or written.
         if resolved.config.output.if_exists == "fresh" or not folder.is_finished():
             lock.acquire()
         if resolved.config.output.if_exists == "resume":
@@ -58,7 +60,7 @@ def begin(
         if beginning == "fresh":
             prepare_folder(folder)
             write_json(folder.config, {**resolved.dump(), "identity": identity})
-        folder.failure.unlink(missing_ok=True)
+        folder.failure.unlink(missing_ok=True)  # it is of the life before
         return beginning, str(checkpoint) if checkpoint else None
 
     beginning, checkpoint = ranks.decide("beginning", decision, resolved.config.distributed.rendezvous_timeout_seconds)
@@ -122,7 +124,7 @@ def checkpoint_on_every_rank(ranks: Ranks, checkpoint: Path | None) -> Path | No
     if announced["path"] is None:
         return None
     path = Path(announced["path"])
-    if ranks.all_true((path / COMMITTED).is_file()):
+    if ranks.all_true((path / COMMITTED).is_file()):  # all or none: to send is a collective
         return path
     target = path if ranks.topology.is_main else Path(tempfile.mkdtemp(prefix="checkpoint-"))
     for name, num_bytes in announced["files"].items():

@@ -59,7 +59,7 @@ def set_aside_damaged(folder: RunFolder) -> None:
         if problem is None:
             return
         aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{time.time_ns()}")
-        checkpoint.rename(aside)
+        checkpoint.rename(aside)  # not deleted: it shows what the volume did
         print(
             f"warning: {checkpoint.name} is damaged, set aside as {aside.name}: {problem}", file=sys.stderr, flush=True
         )
@@ -104,7 +104,7 @@ def write_checkpoint(
             raise
 
     def make_room() -> None:
-        if committed_checkpoints(folder):
+        if committed_checkpoints(folder):  # the newest stays: it is what the run goes on from
             prune(folder, keep=1)
 
     name = checkpoint.name

@@ -30,6 +30,7 @@ def guarded(config: RunConfig, phases: Phases, rank: int, leave: Callable[[ExitC
     folder = RunFolder(config.output.dir)
 
     def leave_from_thread(error: RunError) -> None:
+        # The process ends here without leaving its `with` blocks, so what they would do is done by hand.
         vigil.say_farewell(error)
         lock.release()
         leave(report_failure(error, phase=phases.current, rank=rank, run_folder=folder.root))

@@ -122,7 +122,7 @@ class RunLock:
         us = Owner.this_process()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            while not _create(self.path, us):
+            while not _create(self.path, us):  # another may be quicker to take a dead owner's place
                 self._take_from(read_owner(self.path), us)
         except OSError as error:
             raise StorageError(

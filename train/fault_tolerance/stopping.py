@@ -74,7 +74,7 @@ class StopRequest:
     def listen(self) -> None:
         """Notice signals from now on (main thread only)."""
         reader, writer = os.pipe()
-        os.set_blocking(writer, False)
+        os.set_blocking(writer, False)  # a full pipe must not hold up whatever the signal came into
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts

@@ -80,7 +80,7 @@ class AnswerCallback(TrainerCallback):
         mine = [
             question
             for question in self.questions[topology.rank :: topology.world_size]
-            if len(question.prompt_ids) <= most_tokens
+            if len(question.prompt_ids) <= most_tokens  # asked, it would be refused, and end the training
         ]
         was_training = model.training
         model.eval()

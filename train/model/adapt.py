@@ -46,12 +46,14 @@ def adapt(model: PreTrainedModel, config: AdaptConfig) -> ParameterCount:
     model.requires_grad_(config.layers == "all")
     for layer in _trained_layers(model, config):
         layer.requires_grad_(True)
+    # Last, since a tied head is the embedding, of which the lines above have decided otherwise.
     model.get_output_embeddings().requires_grad_(config.head != "frozen")
     return ParameterCount(num_base, _count(model), sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder's stack of layers, whatever the architecture calls it."""
+    # By its length: it is `model.layers`, `gpt_neox.layers`, `transformer.h` and more.
     num_layers = model.config.get_text_config().num_hidden_layers
     return next(module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers)
 

@@ -107,7 +107,7 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step_seconds.append(time.monotonic() - self._step_started)
-        self._evaluation_started = time.monotonic()
+        self._evaluation_started = time.monotonic()  # transformers has no event for it; it follows a step
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._append({"kind": "epoch", "step": state.global_step, "epoch": round(state.epoch)})
@@ -130,6 +130,7 @@ class Recorder(TrainerCallback):
             watcher.pause()
 
     def _on_step(self, state: Any, logs: Mapping[str, float]) -> None:
+        # Before a record is made of it: NaN is no number in JSON.
         self._stop_if_diverged(state.global_step, "training loss", logs["loss"])
         self._stop_if_diverged(state.global_step, "gradient norm", logs["grad_norm"])
         seconds = self.step_seconds[-1]
@@ -171,7 +172,7 @@ class Recorder(TrainerCallback):
     def _stop_if_diverged(self, step: int, what: str, value: float) -> None:
         if not math.isfinite(value):
             self.write(force=True)
-            self._pause()
+            self._pause()  # transformers' own end of training is not reached
             raise DivergedError(
                 f"the {what} became {value} at step {step}",
                 "Lower optim.learning_rate, raise optim.warmup_fraction, or look at the rows of this step.",

@@ -13,6 +13,7 @@ from train.monitoring.sink import Description, Point, Sink
 from train.run_folder.run_folder import RunFolder
 
 EXPERIMENT = "fieldcraft"
+# MLflow's limits for one request, and for one value.
 POINTS_PER_REQUEST = 1000
 PARAMETERS_PER_REQUEST = 100
 LONGEST_PARAMETER = 6000

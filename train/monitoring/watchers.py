@@ -46,6 +46,7 @@ def start_watching(
     """Let every rank watch itself; rank 0 besides writes the folder and talks to the trackers."""
     topology, output = ranks.topology, resolved.config.output
     first_step = (checkpoint_step(checkpoint) or 0) if checkpoint else 0
+    # Rank 0 alone sees the folder, and every rank's exporter counts the restarts.
     num_starts = ranks.tell("starts", record_start(folder, first_step, ranks) if topology.is_main else None)
     num_restarts = max(num_starts - 1, int(checkpoint is not None))  # an older run has no list of its starts
     watchers: list[Watcher] = []

@@ -24,6 +24,7 @@ def print_dry_run(resolved: ResolvedConfig) -> None:
     console.print(_size_table(sizes))
     if resolved.config.optim.batch_size == "auto":
         console.print(f"memory is for {config.micro_batch_rows} rows at a time; the run measures how many fit")
+    # After the tables: whoever is refused sees the numbers that it follows from.
     refuse_nonsense(config, world_size=world_size, num_train_rows=sizes.num_train_rows)
     folder = RunFolder(config.output.dir)
     make_sft_config(

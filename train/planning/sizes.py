@@ -79,13 +79,14 @@ def model_shape(model: PreTrainedModel, *, recomputes: bool) -> ModelShape:
     head, trained = model.get_output_embeddings(), [_trains(layer) for layer in layers]
     lowest = trained.index(True) if any(trained) else len(layers)
     heads = text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads  # Gemma and Qwen3 decide it apart
     key_value_heads = getattr(text, "num_key_value_heads", None) or heads
     return ModelShape(
         num_layers=len(layers),
         num_cached_layers=first_trained_layer(model),
         num_backward_layers=len(layers) - (0 if _trains(model.get_input_embeddings()) else lowest),
         num_trained_layers=sum(trained),
+        # Norms and biases, of one dimension, are in no matrix product.
         layer_parameters=sum(p.numel() for p in layers[0].parameters() if p.dim() > 1),
         key_value_parameters=2 * key_value_heads * head_size * text.hidden_size,
         attention_width=heads * head_size,

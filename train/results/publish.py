@@ -74,7 +74,7 @@ def _check_reloaded(
             f"the saved model answers {answered.text!r} where the trained one answers {expected.text!r}",
             "Nothing was published; the checkpoints are kept.",
         )
-    del reloaded_model
+    del reloaded_model  # the demo needs the room: it loads the published and the original model
     gc.collect()
 
 

@@ -94,7 +94,7 @@ def summary(run: Run, parameters: ParameterCount, recorder: Recorder, best_step:
         "evaluation_loss": {
             "original": evaluation_losses[0],
             "final": evaluation_losses[-1],
-            "best": min(evaluation_losses[1:]),
+            "best": min(evaluation_losses[1:]),  # the first is the original model's
             "best_step": best_step,
         },
         **recorder.throughput(),

@@ -44,7 +44,7 @@ def retried(
                 raise
             warn(f"{what} could not be written ({one_line(error)}); trying again in {wait:.1f} s")
         time.sleep(wait)
-        before_retry()
+        before_retry()  # after the wait: somebody else may have made room without our giving anything up
     return write()
 
 
