@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from deploy.errors import DeployError, ExitCode
+from deploy.jobs import pytorchjob
 from deploy.jobs.manifests import render, to_yaml
 from deploy.jobs.meaning import pod_state
 from deploy.kube import apply as applying
@@ -172,17 +173,13 @@ def apply_command(
             say(f"would create, or keep: {manifest['kind']}/{manifest['metadata']['name']}")
         return
     cluster = connect(deployment, context)
-    if not cluster.serves("kubeflow.org/v1", "pytorchjobs"):
-        raise DeployError(
-            "the cluster knows no PyTorchJob: the CRD pytorchjobs.kubeflow.org is missing",
-            "Install the Kubeflow training operator v1, or on OpenShift AI (up to 3.5) enable trainingoperator.",
-            exit_code=ExitCode.MISSING,
-        )
+    if not cluster.serves(pytorchjob.API_VERSION, pytorchjob.PLURAL):
+        raise DeployError(pytorchjob.NOT_SERVED, pytorchjob.INSTALL, exit_code=ExitCode.MISSING)
     steps = applying.plan_steps(manifests, applying.look_up(cluster, manifests), replace=replace)
     say(f"namespace {cluster.namespace} at {cluster.host}:")
     for step in steps:
         say(f"  {step.line()}")
-    if dry_run is None and any(step.action == "replace" and step.kind == "PyTorchJob" for step in steps):
+    if dry_run is None and any(step.action == "replace" and step.kind == pytorchjob.KIND for step in steps):
         confirm(f"Delete the job {deployment.profile.job} and start anew?", yes=yes)
     applying.carry_out(cluster, steps, dry_run=dry_run is not None, timeout_seconds=timeout, say=say)
     if dry_run is None:
@@ -334,7 +331,7 @@ def delete_command(
     deployment = plan_deployment(profile, settings=settings or (), namespace=namespace, context=context)
     cluster, job = connect(deployment, context), deployment.profile.job
     claims = [volume.claim for volume in deployment.profile.volumes] if volumes else []
-    if claims or cluster.find("PyTorchJob", job) is not None:
+    if claims or cluster.find(pytorchjob.KIND, job) is not None:
         what = f"and the volumes {', '.join(claims)} for good" if claims else "(its volumes stay)"
         confirm(f"Delete the job {job} in namespace {cluster.namespace} {what}?", yes=yes)
     found = applying.delete_job(cluster, job, timeout_seconds=timeout, say=say)

@@ -1,7 +1,7 @@
 """Nothing loads code from data, nothing prints a secret, and what bandit finds is justified file by file.
 
 The other half is where it belongs: paths that lead out of a folder in tests/train/config/test_fuzz.py and
-tests/deploy/kube/test_fetch.py, locked-down pods in tests/deploy/jobs/test_pytorchjob_rules.py, the image in
+tests/deploy/kube/test_fetch.py, locked-down pods in tests/deploy/jobs/test_pod_rules.py, the image in
 tests/deploy/test_image.py.
 """
 

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from deploy.errors import ProfileError
+from deploy.jobs.manifest_rules import problems
 from deploy.jobs.names import Manifest
 from deploy.jobs.network import network_policy
 from deploy.jobs.pytorchjob import pytorch_job
-from deploy.jobs.pytorchjob_rules import problems
 from deploy.jobs.volumes import claim
 from deploy.profile import Deployment
 
@@ -21,7 +21,7 @@ def render(deployment: Deployment) -> list[Manifest]:
     """Volumes, network policy and job, in the order in which they are created.
 
     Raises:
-        ProfileError: the manifests break a rule of `deploy.jobs.pytorchjob_rules`.
+        ProfileError: the manifests break a rule of `deploy.jobs.manifest_rules`.
     """
     profile = deployment.profile
     manifests = [

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.errors import ExitCode
+from deploy.jobs import pytorchjob
+from deploy.jobs.names import QUEUE_LABEL
 
 Object = dict[str, Any]
 
-JOB_LABEL = "training.kubeflow.org/job-name"
-ROLE_LABEL = "training.kubeflow.org/replica-type"
-INDEX_LABEL = "training.kubeflow.org/replica-index"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-FINISHED = ("Succeeded", "Failed")
 PERMANENT_RESTARTS = 2
 """A container that ends this often with a permanent exit code will go on doing so."""
 PEER_LOST, STOPPED = 203, 143
@@ -57,34 +54,13 @@ class Outcome:
     details: Sequence[str] = field(default=())
 
 
-def phase_of(job: Object | None) -> str:
-    """The job's phase by its conditions: type and status both count, and the end beats what was before.
-
-    >>> ended = [{"type": "Running", "status": "False"}, {"type": "Succeeded", "status": "True"}]
-    >>> phase_of({"status": {"conditions": ended}})
-    'Succeeded'
-    """
-    if job is None:
-        return "Absent"
-    conditions = (job.get("status") or {}).get("conditions") or []
-    holding = [condition["type"] for condition in conditions if condition.get("status") == "True"]
-    ended = [kind for kind in holding if kind in FINISHED]
-    return str((ended or [kind for kind in holding if kind != "Created"] or holding or ["New"])[-1])
-
-
-def is_running(job: Object | None) -> bool:
-    """Whether a job is there that has not ended."""
-    return job is not None and phase_of(job) not in FINISHED
-
-
 def pod_state(pod: Object) -> PodState:
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
-    labels = metadata.get("labels") or {}
     container = _main_container(status)
     ended = _ended(container)
     return PodState(
         name=str(metadata.get("name")),
-        rank=0 if labels.get(ROLE_LABEL) == "master" else 1 + int(labels.get(INDEX_LABEL) or 0),
+        rank=pytorchjob.rank_of(pod),
         phase="Terminating" if metadata.get("deletionTimestamp") else str(status.get("phase", "Pending")),
         reason=_shown_reason(status, container),
         restarts=int(container.get("restartCount") or 0),
@@ -98,7 +74,8 @@ def pod_state(pod: Object) -> PodState:
 
 def _main_container(status: Object) -> Object:
     containers = status.get("containerStatuses") or []
-    return next((one for one in containers if one.get("name") == "pytorch"), containers[0] if containers else {})
+    named = [one for one in containers if one.get("name") == pytorchjob.CONTAINER]
+    return next(iter([*named, *containers]), {})
 
 
 def _ended(container: Object) -> Object:
@@ -152,28 +129,21 @@ def explanations(snapshot: Snapshot) -> list[str]:
 
 def _job_explanations(snapshot: Snapshot) -> Iterator[str]:
     job = snapshot.job
-    if job is None or phase_of(job) in FINISHED:
+    if job is None or pytorchjob.phase_of(job) in pytorchjob.FINISHED:
         return
     name = job["metadata"]["name"]
     queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
-    suspended = bool(((job.get("spec") or {}).get("runPolicy") or {}).get("suspend"))
+    suspended = pytorchjob.is_suspended(job)
     if queue and suspended:
         yield (
             f"Kueue holds the job back until its queue '{queue}' has room. Wait, or look at what is ahead: "
             "kubectl get workloads; a smaller job starts sooner."
         )
-    elif suspended or phase_of(job) == "Suspended":
-        yield f"the job is suspended. Let it go on: kubectl patch pytorchjob {name} --type=merge -p " + (
-            '\'{"spec":{"runPolicy":{"suspend":false}}}\''
-        )
+    elif suspended or pytorchjob.phase_of(job) == "Suspended":
+        yield f"the job is suspended. Let it go on: {pytorchjob.resume_command(name)}"
     refused = _last_event(snapshot.events, name, "FailedCreatePod")
-    if refused and len(snapshot.pods) < _wanted_pods(job):
+    if refused and len(snapshot.pods) < pytorchjob.replica_count(job):
         yield f"{_refused_pod(refused)}"
-
-
-def _wanted_pods(job: Object) -> int:
-    replicas = ((job.get("spec") or {}).get("pytorchReplicaSpecs") or {}).values()
-    return sum(int(replica.get("replicas") or 0) for replica in replicas)
 
 
 def _refused_pod(message: str) -> str:
@@ -301,14 +271,14 @@ def _explain_mount(message: str) -> str:
 
 def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
     """How the job ended; None while it goes on. A job whose pods fail for good counts as ended, though it restarts."""
-    phase, states = phase_of(job), [pod_state(pod) for pod in pods]
+    phase, states = pytorchjob.phase_of(job), [pod_state(pod) for pod in pods]
     if phase == "Succeeded":
         return Outcome(ExitCode.DONE, "the job succeeded")
     if phase == "Failed":
         cause = first_cause(states)
         if cause is None or not cause.exit_code:
             return Outcome(
-                ExitCode.JOB_FAILED, f"the job failed: {_condition_message(job, 'Failed') or 'no reason given'}"
+                ExitCode.JOB_FAILED, f"the job failed: {pytorchjob.failure_message(job) or 'no reason given'}"
             )
         return Outcome(cause.exit_code, f"the job failed: {_ended_sentence(cause)}")
     hopeless = [s for s in states if s.restarts >= PERMANENT_RESTARTS and 0 < (s.exit_code or 0) < 128]
@@ -332,8 +302,3 @@ def first_cause(states: Sequence[PodState]) -> PodState | None:
 def _ended_sentence(state: PodState) -> str:
     why = _OUT_OF_MEMORY if state.ended_reason == "OOMKilled" else state.message
     return f"{state.name} (rank {state.rank}) ended with exit {state.exit_code}{f': {why}' if why else ''}"
-
-
-def _condition_message(job: Object | None, kind: str) -> str:
-    conditions = ((job or {}).get("status") or {}).get("conditions") or []
-    return next((str(one.get("message", "")) for one in reversed(conditions) if one.get("type") == kind), "")

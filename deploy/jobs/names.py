@@ -1,5 +1,7 @@
-"""What the objects of a run are called: their labels, and the type that all of them have."""
+"""What the objects of a run are called: their labels, and the names and labels that Kubernetes takes."""
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from deploy.profile import ClusterProfile
@@ -7,6 +9,9 @@ from deploy.profile import ClusterProfile
 Manifest: TypeAlias = dict[str, Any]
 
 APPLICATION = "fieldcraft"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 
 def labels(profile: ClusterProfile, component: str) -> dict[str, str]:
@@ -17,3 +22,10 @@ def labels(profile: ClusterProfile, component: str) -> dict[str, str]:
         "app.kubernetes.io/part-of": APPLICATION,
         "app.kubernetes.io/managed-by": f"{APPLICATION}-deploy",
     }
+
+
+def label_problems(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """Labels whose values the API would refuse."""
+    for key, value in (found or {}).items():
+        if not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
+            yield f"label {key}={value!r} is not a label value (63 of A-Z a-z 0-9 - _ .)"

@@ -1,32 +1,24 @@
 """Rules for one pod template of a job: environment, ports, volumes, resources, security.
 
-Pure; see `deploy.jobs.pytorchjob_rules`.
+Pure; see `deploy.jobs.manifest_rules`.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-CONTAINER = "pytorch"
-OPERATOR_PORT, OPERATOR_PORT_NAME = 23456, "pytorchjob-port"
+from deploy.jobs.names import label_problems
+
 FIRST_UNPRIVILEGED_PORT = 1024
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 (a mount)
 
 IMAGE_VARIABLE = "FIELDCRAFT_IMAGE"
 """Tells a run its image, which no field of the downward API does; `train.run_folder.provenance` records it."""
-
-OPERATOR_ENVIRONMENT = frozenset(
-    (
-        "PYTHONUNBUFFERED", "MASTER_PORT", "MASTER_ADDR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "PET_MASTER_PORT",
-        "PET_MASTER_ADDR", "PET_NPROC_PER_NODE", "PET_NNODES", "PET_NODE_RANK",
-    )
-)  # fmt: skip
-"""The training operator appends these to every container; LOCAL_RANK it does not, but one value cannot fit all."""
 
 HARMFUL_ENVIRONMENT = frozenset(("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_ALGO", "NCCL_PROTO", "NCCL_CROSS_NIC"))
 """Switches for debugging: useless or harmful where each pod has one GPU and talks over the pod network."""
@@ -47,6 +39,16 @@ CONTAINER_MUST = {
 POD_MUST = {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
+@dataclass(frozen=True)
+class Operator:
+    """What the operator of a job kind looks for in a pod template, and what it adds to it."""
+
+    container: str
+    variables: frozenset[str]
+    port: int
+    port_name: str
+
+
 def quantity(text: Any) -> Decimal | None:
     """A Kubernetes quantity as a number, None if it is none.
 
@@ -59,20 +61,28 @@ def quantity(text: Any) -> Decimal | None:
         return None
 
 
-def template_problems(template: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with a pod template of a PyTorchJob."""
+def template_problems(template: dict[str, Any], operator: Operator) -> Iterator[str]:
+    """What is wrong with a pod template of a job that `operator` runs."""
     pod = template.get("spec") or {}
-    for key, value in ((template.get("metadata") or {}).get("labels") or {}).items():
-        if not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
-            yield f"label {key}={value!r} is not a label value (63 of A-Z a-z 0-9 - _ .)"
+    yield from label_problems((template.get("metadata") or {}).get("labels"))
     yield from _pod_problems(pod)
     containers = pod.get("containers") or []
-    if CONTAINER not in [container.get("name") for container in containers]:
-        yield f"no container is named '{CONTAINER}'; the operator refuses the job"
+    if operator.container not in [container.get("name") for container in containers]:
+        yield f"no container is named '{operator.container}'; the operator refuses the job"
     for container in containers:
         where = f"container {container.get('name')}"
-        for check in (_image, _environment, _ports, _mounts, _folders, _resources, _shared_memory, _security):
-            yield from (f"{where}: {problem}" for problem in check(container, pod))
+        yield from (f"{where}: {problem}" for problem in _container_problems(container, pod, operator))
+
+
+def _container_problems(container: dict[str, Any], pod: dict[str, Any], operator: Operator) -> Iterator[str]:
+    yield from _image(container)
+    yield from _environment(container, operator)
+    yield from _ports(container, operator)
+    yield from _mounts(container, pod)
+    yield from _folders(container)
+    yield from _resources(container, pod)
+    yield from _shared_memory(container, pod)
+    yield from _security(container)
 
 
 def _pod_problems(pod: dict[str, Any]) -> Iterator[str]:
@@ -102,7 +112,7 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
 
 
-def _image(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+def _image(container: dict[str, Any]) -> Iterator[str]:
     image = container.get("image") or ""
     last = image.rpartition("/")[2]
     if not image or any(character.isspace() for character in image):
@@ -113,11 +123,11 @@ def _image(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
         yield f"image {image} names no version: use a tag other than latest, or better a digest"
 
 
-def _environment(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+def _environment(container: dict[str, Any], operator: Operator) -> Iterator[str]:
     variables = container.get("env") or []
     names = Counter(variable.get("name") for variable in variables)
     yield from (f"{name} is set {count} times" for name, count in names.items() if count > 1)
-    yield from (f"{name} belongs to the training operator" for name in names if name in OPERATOR_ENVIRONMENT)
+    yield from (f"{name} belongs to the training operator" for name in names if name in operator.variables)
     yield from (f"{name} is a debugging switch that does harm here" for name in names if name in HARMFUL_ENVIRONMENT)
     for variable in variables:
         name, value = variable.get("name") or "", variable.get("value")
@@ -130,13 +140,13 @@ def _environment(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
     yield from (f"{name} must be set: the user has no entry in /etc/passwd" for name in ("USER",) if name not in names)
 
 
-def _ports(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+def _ports(container: dict[str, Any], operator: Operator) -> Iterator[str]:
     for port in container.get("ports") or []:
         number, name = port.get("containerPort"), port.get("name")
-        if number == OPERATOR_PORT and name != OPERATOR_PORT_NAME:
-            yield f"port {OPERATOR_PORT} must be named {OPERATOR_PORT_NAME}, or the job never gets a status"
-        elif name == OPERATOR_PORT_NAME and number != OPERATOR_PORT:
-            yield f"port {OPERATOR_PORT_NAME} must be {OPERATOR_PORT}, not {number}"
+        if number == operator.port and name != operator.port_name:
+            yield f"port {operator.port} must be named {operator.port_name}, or the job never gets a status"
+        elif name == operator.port_name and number != operator.port:
+            yield f"port {operator.port_name} must be {operator.port}, not {number}"
         if isinstance(number, int) and number < FIRST_UNPRIVILEGED_PORT:
             yield f"port {number} needs privileges"
 
@@ -153,7 +163,7 @@ def _mounts(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
     yield from (f"{count} volumes are mounted at {path}" for path, count in paths.items() if count > 1)
 
 
-def _folders(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+def _folders(container: dict[str, Any]) -> Iterator[str]:
     """Every folder that libraries write to must lie on a mounted, writable volume."""
     values = {variable.get("name"): str(variable.get("value")) for variable in container.get("env") or []}
     writable = [
@@ -210,7 +220,7 @@ def _shared_memory(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[s
         yield f"{SHARED_MEMORY} of {backing[0]['sizeLimit']} leaves nothing of the memory limit"
 
 
-def _security(container: dict[str, Any], _: dict[str, Any]) -> Iterator[str]:
+def _security(container: dict[str, Any]) -> Iterator[str]:
     context = container.get("securityContext") or {}
     for key, value in CONTAINER_MUST.items():
         if context.get(key) != value:

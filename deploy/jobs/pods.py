@@ -8,7 +8,6 @@ from deploy.jobs.pod_rules import IMAGE_VARIABLE
 from deploy.jobs.volumes import TOKEN_MOUNT, mounts, volumes
 from deploy.profile import WORKSPACE_MOUNT, ClusterProfile, Deployment
 
-CONTAINER = "pytorch"
 METRICS = "metrics"  # deploy/monitoring/pod-monitor.yaml names this port
 USER = "fieldcraft"
 MIN_TERMINATION_SECONDS = 30
@@ -24,7 +23,7 @@ CONTAINER_SECURITY: Manifest = {
 }
 
 
-def pod(deployment: Deployment, *, is_master: bool) -> Manifest:
+def pod(deployment: Deployment, *, container: str, is_master: bool) -> Manifest:
     profile = deployment.profile
     grace_seconds = max(MIN_TERMINATION_SECONDS, deployment.config.distributed.grace_seconds)
     return {
@@ -33,7 +32,7 @@ def pod(deployment: Deployment, *, is_master: bool) -> Manifest:
         "securityContext": pod_security(profile),
         "terminationGracePeriodSeconds": grace_seconds,
         **placement(profile),
-        "containers": [_container(deployment)],
+        "containers": [_container(deployment, container)],
         "volumes": list(volumes(profile, is_master=is_master)),
     }
 
@@ -58,10 +57,10 @@ def pull_policy(profile: ClusterProfile) -> str:
     return profile.image_pull_policy or ("IfNotPresent" if "@sha256:" in profile.image else "Always")
 
 
-def _container(deployment: Deployment) -> Manifest:
+def _container(deployment: Deployment, name: str) -> Manifest:
     profile = deployment.profile
     container: Manifest = {
-        "name": CONTAINER,
+        "name": name,
         "image": profile.image,
         "imagePullPolicy": pull_policy(profile),
         "command": ["python", "-m", "train"],

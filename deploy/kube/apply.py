@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import ClusterError, DeployError, ExitCode, ProfileError
-from deploy.jobs.meaning import JOB_LABEL, is_running, phase_of
+from deploy.jobs import pytorchjob
 from deploy.kube.client import Cluster
 
 POLL_SECONDS = 1.0
@@ -50,19 +50,19 @@ def _step(manifest: Object, found: Object | None, *, replace: bool) -> Step:
     kind, name = manifest["kind"], manifest["metadata"]["name"]
     if kind == "PersistentVolumeClaim":
         return _keep_claim(manifest, found)
-    if _covers(found.get("spec"), manifest["spec"]) and not replace and phase_of(found) != "Failed":
-        return Step(
-            "keep", manifest, found, f"already there, unchanged{'' if kind != 'PyTorchJob' else f', {phase_of(found)}'}"
-        )
-    if kind != "PyTorchJob":
+    if _covers(found.get("spec"), manifest["spec"]) and not replace and pytorchjob.phase_of(found) != "Failed":
+        phase = f", {pytorchjob.phase_of(found)}" if kind == pytorchjob.KIND else ""
+        return Step("keep", manifest, found, f"already there, unchanged{phase}")
+    if kind != pytorchjob.KIND:
         return Step("replace", manifest, found)
-    if is_running(found) and not replace:
+    if pytorchjob.is_running(found) and not replace:
         raise DeployError(
-            f"job {name} is there already ({phase_of(found)}), with other settings or image",
+            f"job {name} is there already ({pytorchjob.phase_of(found)}), with other settings or image",
             "Follow it with `watch`, end it with `delete`, or start anew with `apply --replace`.",
             exit_code=ExitCode.CONFLICT,
         )
-    return Step("replace", manifest, found, f"the one there: {phase_of(found)}; it is deleted, its volumes stay")
+    note = f"the one there: {pytorchjob.phase_of(found)}; it is deleted, its volumes stay"
+    return Step("replace", manifest, found, note)
 
 
 def _covers(found: Any, wanted: Any) -> bool:
@@ -118,8 +118,8 @@ def carry_out(
 def _left_behind(step: Step, done: Sequence[str]) -> str:
     """What an interrupted apply leaves; a request that was under way may have arrived.
 
-    >>> _left_behind(Step("create", {"kind": "PyTorchJob", "metadata": {"name": "a"}}), ["NetworkPolicy/a"])
-    'created and there: NetworkPolicy/a; not certain: PyTorchJob/a. `status` shows it, the same `apply` goes on'
+    >>> _left_behind(Step("create", {"kind": "NetworkPolicy", "metadata": {"name": "a"}}), ["Secret/b"])
+    'created and there: Secret/b; not certain: NetworkPolicy/a. `status` shows it, the same `apply` goes on'
     """
     there = f"created and there: {', '.join(done)}; " if done else ""
     uncertain = f"{step.kind}/{step.name}{' (the one before it is being deleted)' if step.action == 'replace' else ''}"
@@ -133,7 +133,7 @@ def _carry_out_one(
         cluster.replace(step.manifest, step.existing, dry_run=True)
     elif step.action == "create" or dry_run:
         _create(cluster, step, dry_run=dry_run)
-    elif step.kind == "PyTorchJob":
+    elif step.kind == pytorchjob.KIND:
         delete_job(cluster, step.name, timeout_seconds=timeout_seconds, say=say)
         _create(cluster, step, dry_run=False)
     elif step.existing is not None:
@@ -146,7 +146,7 @@ def _create(cluster: Cluster, step: Step, *, dry_run: bool) -> None:
     except ClusterError as error:
         if error.status != 409:
             raise
-        if step.kind != "PyTorchJob":  # another apply was here first, with the same volume or policy: as good as ours
+        if step.kind != pytorchjob.KIND:  # another apply was here first: its volume or policy is as good as ours
             return
         raise ClusterError(
             f"job {step.name} was created by someone else at this very moment",
@@ -158,7 +158,7 @@ def _create(cluster: Cluster, step: Step, *, dry_run: bool) -> None:
 
 def restart_job(cluster: Cluster, name: str, *, timeout_seconds: float, say: Callable[[str], None]) -> None:
     """Start a job anew exactly as it was created, image and settings included."""
-    job = cluster.find("PyTorchJob", name)
+    job = cluster.find(pytorchjob.KIND, name)
     if job is None:
         raise DeployError(f"job {name} is gone", "Start it with `apply`.", exit_code=ExitCode.MISSING)
     delete_job(cluster, name, timeout_seconds=timeout_seconds, say=say)
@@ -174,11 +174,11 @@ def delete_job(cluster: Cluster, name: str, *, timeout_seconds: float, say: Call
     Raises:
         DeployError: pods are still there after `timeout_seconds`.
     """
-    found = cluster.delete("PyTorchJob", name)
+    found = cluster.delete(pytorchjob.KIND, name)
     deadline, told = time.monotonic() + timeout_seconds, False
     while True:
-        pods = [pod["metadata"]["name"] for pod in cluster.items("Pod", labels=f"{JOB_LABEL}={name}")]
-        if not pods and cluster.find("PyTorchJob", name) is None:
+        pods = [pod["metadata"]["name"] for pod in cluster.items("Pod", labels=pytorchjob.pod_selector(name))]
+        if not pods and cluster.find(pytorchjob.KIND, name) is None:
             return found
         if time.monotonic() > deadline:
             left = ", ".join(pods) or "the job itself"

@@ -22,6 +22,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 
 from deploy.errors import ClusterError, DeployError, ExitCode
+from deploy.jobs import pytorchjob
 
 CONNECT_SECONDS, READ_SECONDS, EXEC_SECONDS = 5.0, 30.0, 15.0
 PATIENCE_SECONDS = 10.0
@@ -31,7 +32,7 @@ OF_A_DAMAGED_KUBECONFIG = (yaml.YAMLError, AttributeError, LookupError, OSError,
 """What the client library lets out when a kubeconfig is not YAML, or is YAML of something else."""
 RETRYABLE_STATUS = frozenset((429, 500, 502, 503, 504))
 
-CORE, JOBS = "/api/v1", "/apis/kubeflow.org/v1"
+CORE = "/api/v1"
 PATHS = {
     "Event": f"{CORE}/namespaces/{{namespace}}/events",
     "LimitRange": f"{CORE}/namespaces/{{namespace}}/limitranges",
@@ -41,7 +42,7 @@ PATHS = {
     "Secret": f"{CORE}/namespaces/{{namespace}}/secrets",
     "LocalQueue": "/apis/kueue.x-k8s.io/v1beta1/namespaces/{namespace}/localqueues",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
-    "PyTorchJob": f"{JOBS}/namespaces/{{namespace}}/pytorchjobs",
+    pytorchjob.KIND: f"/apis/{pytorchjob.API_VERSION}/namespaces/{{namespace}}/{pytorchjob.PLURAL}",
     "Namespace": f"{CORE}/namespaces",
     "Node": f"{CORE}/nodes",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",

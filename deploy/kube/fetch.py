@@ -17,7 +17,8 @@ from typing import Any
 
 from data.files import sha256_of
 from deploy.errors import ClusterError, DeployError, ExitCode
-from deploy.jobs.meaning import Snapshot, explanations, is_running, phase_of
+from deploy.jobs import pytorchjob
+from deploy.jobs.meaning import Snapshot, explanations
 from deploy.jobs.names import labels
 from deploy.jobs.pods import CONTAINER_SECURITY, placement, pod_security, pull_policy
 from deploy.kube.client import Cluster
@@ -182,15 +183,15 @@ def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: f
         DeployError: it still runs after `timeout_seconds`.
     """
     name, deadline, told = deployment.profile.job, time.monotonic() + timeout_seconds, False
-    while is_running(job := cluster.find("PyTorchJob", name)):
+    while pytorchjob.is_running(job := cluster.find(pytorchjob.KIND, name)):
         if time.monotonic() > deadline:
             raise DeployError(
-                f"job {name} still runs ({phase_of(job)}) after {timeout_seconds:.0f} s",
+                f"job {name} still runs ({pytorchjob.phase_of(job)}) after {timeout_seconds:.0f} s",
                 "Fetch later, or with a larger --timeout.",
                 exit_code=ExitCode.INCOMPLETE,
             )
         if not told:
-            say(f"job {name} is not finished ({phase_of(job)}); waiting for it")
+            say(f"job {name} is not finished ({pytorchjob.phase_of(job)}); waiting for it")
             told = True
         time.sleep(5 * POLL_SECONDS)
     return job
@@ -199,8 +200,7 @@ def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: f
 def with_image_of(deployment: Deployment, job: Object | None) -> Deployment:
     """The deployment with the image that the job ran: it can certainly be pulled. As it is where the job is gone."""
     try:
-        template = (job or {})["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
-        image = str(template["spec"]["containers"][0]["image"])
+        image = str(pytorchjob.pod_template(job or {})["spec"]["containers"][0]["image"])
     except (KeyError, IndexError, TypeError):
         return deployment
     return replace(deployment, profile=deployment.profile.model_copy(update={"image": image}))
@@ -220,7 +220,7 @@ def extractor(cluster: Cluster, deployment: Deployment, *, timeout_seconds: floa
             "Nothing was ever trained there; see --namespace and the profile's output_volume.",
             exit_code=ExitCode.MISSING,
         )
-    master = cluster.find("Pod", f"{profile.job}-master-0")
+    master = cluster.find("Pod", pytorchjob.master_pod(profile.job))
     in_use = bool(master) and ((master or {}).get("status") or {}).get("phase") == "Running"
     node = ((master or {}).get("spec") or {}).get("nodeName") if in_use else None
     name = f"{profile.job}-fetch-{secrets.token_hex(3)}"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from deploy.errors import ClusterError, DeployError, ExitCode
-from deploy.jobs.meaning import JOB_LABEL, pod_state
-from deploy.jobs.pods import CONTAINER
+from deploy.jobs import pytorchjob
+from deploy.jobs.meaning import pod_state
 from deploy.kube.client import Cluster
 from deploy.profile import Deployment
 
@@ -23,7 +23,8 @@ def rank_lines(cluster: Cluster, deployment: Deployment, rank: int, *, follow: b
     pods = _pods(cluster, deployment)
     if rank not in pods:
         raise _no_pod(deployment, f"rank {rank}", pods)
-    return zip(repeat(rank), cluster.log_lines(pods[rank], container=CONTAINER, follow=follow, tail=tail), strict=False)
+    lines = cluster.log_lines(pods[rank], container=pytorchjob.CONTAINER, follow=follow, tail=tail)
+    return zip(repeat(rank), lines, strict=False)
 
 
 def all_lines(
@@ -41,7 +42,7 @@ def all_lines(
 
     def lines(pod: str) -> Iterator[str]:
         try:
-            yield from cluster.log_lines(pod, container=CONTAINER, follow=follow, tail=tail)
+            yield from cluster.log_lines(pod, container=pytorchjob.CONTAINER, follow=follow, tail=tail)
         except ClusterError as error:
             if error.exit_code != ExitCode.MISSING:
                 raise
@@ -55,7 +56,7 @@ def all_lines(
 
 def _pods(cluster: Cluster, deployment: Deployment) -> dict[int, str]:
     """Names of the job's pods by rank."""
-    pods = cluster.items("Pod", labels=f"{JOB_LABEL}={deployment.profile.job}")
+    pods = cluster.items("Pod", labels=pytorchjob.pod_selector(deployment.profile.job))
     return {state.rank: state.name for state in map(pod_state, pods)}
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.errors import ExitCode
-from deploy.jobs.meaning import is_running, phase_of
+from deploy.jobs import pytorchjob
 from deploy.jobs.pod_rules import quantity
 from deploy.kube.client import Cluster
 from deploy.profile import ClusterProfile, Deployment, Volume
@@ -23,9 +23,9 @@ Verdict = Literal["ok", "fails", "unknown"]
 
 OLDEST_VERSION = (1, 23)
 NEEDED_RIGHTS = (
-    ("create", "pytorchjobs", "kubeflow.org", ""),
-    ("get", "pytorchjobs", "kubeflow.org", ""),
-    ("delete", "pytorchjobs", "kubeflow.org", ""),
+    ("create", pytorchjob.PLURAL, pytorchjob.GROUP, ""),
+    ("get", pytorchjob.PLURAL, pytorchjob.GROUP, ""),
+    ("delete", pytorchjob.PLURAL, pytorchjob.GROUP, ""),
     ("list", "pods", "", ""),
     ("get", "pods", "", "log"),
     ("create", "pods", "", ""),
@@ -71,7 +71,7 @@ class Facts:
 def gather(cluster: Cluster, deployment: Deployment) -> Facts:
     """Ask for all of it. Without a CRD or Kueue the questions about them are not asked."""
     profile = deployment.profile
-    serves_jobs = cluster.serves("kubeflow.org/v1", "pytorchjobs")
+    serves_jobs = cluster.serves(pytorchjob.API_VERSION, pytorchjob.PLURAL)
     serves_queues = bool(profile.queue) and cluster.serves("kueue.x-k8s.io/v1beta1", "localqueues")
     secret_names = [*profile.image_pull_secrets, *([profile.hub_token.secret] if profile.hub_token else [])]
     return Facts(
@@ -92,7 +92,7 @@ def gather(cluster: Cluster, deployment: Deployment) -> Facts:
         },
         secrets={name: cluster.exists_if_allowed("Secret", name) for name in secret_names},
         queue=cluster.find_if_allowed("LocalQueue", profile.queue) if serves_queues and profile.queue else None,
-        job=cluster.find_if_allowed("PyTorchJob", profile.job) if serves_jobs else None,
+        job=cluster.find_if_allowed(pytorchjob.KIND, profile.job) if serves_jobs else None,
     )
 
 
@@ -127,13 +127,8 @@ def check_version(version: str) -> Check:
 
 def check_operator(*, serves_jobs: bool) -> Check:
     if serves_jobs:
-        return Check("operator", "ok", "the cluster knows PyTorchJob (kubeflow.org/v1)")
-    return Check(
-        "operator",
-        "fails",
-        "the cluster knows no PyTorchJob: the CRD pytorchjobs.kubeflow.org is missing. Install the Kubeflow training "
-        "operator v1; on OpenShift AI enable trainingoperator (2.x up to 3.5; 3.6 removed it)",
-    )
+        return Check("operator", "ok", f"the cluster knows {pytorchjob.KIND} ({pytorchjob.API_VERSION})")
+    return Check("operator", "fails", f"{pytorchjob.NOT_SERVED}. {pytorchjob.INSTALL_BY_VERSION}")
 
 
 def check_namespace(profile: ClusterProfile, *, found: bool | None) -> Check:
@@ -343,10 +338,10 @@ def check_queue(profile: ClusterProfile, queue: Object | None, *, serves_queues:
 def check_job(profile: ClusterProfile, job: Object | None) -> Check:
     if job is None:
         return Check("job name", "ok", f"{profile.job} is free")
-    if is_running(job):
-        detail = f"{profile.job} is there and {phase_of(job)}: `delete` it, or `apply --replace`"
+    if pytorchjob.is_running(job):
+        detail = f"{profile.job} is there and {pytorchjob.phase_of(job)}: `delete` it, or `apply --replace`"
         return Check("job name", "fails", detail, ExitCode.CONFLICT)
-    return Check("job name", "ok", f"{profile.job} is there and {phase_of(job)}; apply takes its place")
+    return Check("job name", "ok", f"{profile.job} is there and {pytorchjob.phase_of(job)}; apply takes its place")
 
 
 def print_checks(found: Sequence[Check], console: Console) -> int:

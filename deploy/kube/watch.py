@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.errors import DeployError, ExitCode
-from deploy.jobs.meaning import JOB_LABEL, Outcome, PodState, Snapshot, explanations, outcome, phase_of, pod_state
+from deploy.jobs import pytorchjob
+from deploy.jobs.meaning import Outcome, PodState, Snapshot, explanations, outcome, pod_state
 from deploy.kube.client import Cluster
 from deploy.profile import Deployment
 from train.run_folder.run_folder import RunFolder
@@ -25,7 +26,6 @@ WATCH_PATIENCE_SECONDS = 600.0
 """How long a cluster may stay silent: an API server that is being updated is away for minutes, the job is not."""
 NUM_EVENTS = 5
 RETRYABLE_EXIT_CODE = 128
-CONTAINER = "pytorch"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class View:
 def look(cluster: Cluster, deployment: Deployment) -> Snapshot:
     """The job, its pods, their events and the volumes, now."""
     profile = deployment.profile
-    job = cluster.find("PyTorchJob", profile.job)  # first: a job that has failed must not meet pods from before that
-    pods = cluster.items("Pod", labels=f"{JOB_LABEL}={profile.job}")
+    # The job first: one that has failed must not meet pods from before that.
+    job = cluster.find(pytorchjob.KIND, profile.job)
+    pods = cluster.items("Pod", labels=pytorchjob.pod_selector(profile.job))
     claims = [volume.claim for volume in profile.volumes]
     found = [cluster.find("PersistentVolumeClaim", claim) for claim in claims]
     names = {profile.job, *claims, *(pod["metadata"]["name"] for pod in pods)}
@@ -71,7 +72,7 @@ def read_progress(cluster: Cluster, deployment: Deployment, pods: Sequence[PodSt
     master = next((pod for pod in pods if pod.rank == 0 and pod.phase == "Running"), None)
     if master is None:
         return None
-    content = cluster.read_file(master.name, CONTAINER, str(RunFolder(deployment.config.output.dir).status))
+    content = cluster.read_file(master.name, pytorchjob.CONTAINER, str(RunFolder(deployment.config.output.dir).status))
     try:
         progress = json.loads(content or "null")
     except ValueError:
@@ -104,7 +105,7 @@ def status_record(view: View) -> Object:
     ended = outcome(view.snapshot.job, view.snapshot.pods)
     return {
         "job": view.name,
-        "phase": phase_of(view.snapshot.job),
+        "phase": pytorchjob.phase_of(view.snapshot.job),
         "exit_code": ended.exit_code if ended else None,
         "outcome": ended.sentence if ended else None,
         "pods": [
@@ -132,7 +133,7 @@ def status_line(view: View) -> str:
     pods = ", ".join(f"{count} {text}" for text, count in counts.items()) or "no pods yet"
     restarts = sum(pod.restarts for pod in view.pods)
     parts = [
-        phase_of(view.snapshot.job),
+        pytorchjob.phase_of(view.snapshot.job),
         pods,
         f"{restarts} restart(s)" if restarts else "",
         progress_text(view.progress),
@@ -146,7 +147,8 @@ def _pod_text(pod: PodState) -> str:
 
 def screen(view: View) -> Group:
     """The status screen."""
-    title = f"[bold]{escape(view.name)}[/]  {phase_of(view.snapshot.job)}  {escape(progress_text(view.progress))}"
+    phase = pytorchjob.phase_of(view.snapshot.job)
+    title = f"[bold]{escape(view.name)}[/]  {phase}  {escape(progress_text(view.progress))}"
     pods = Table(box=None, header_style="dim")
     for column in ("rank", "pod", "state", "restarts", "last exit", "node"):
         pods.add_column(column)

@@ -7,12 +7,11 @@ prompt as default, so a client that sends the question alone asks with the promp
 cluster.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from deploy.errors import ProfileError
-from deploy.jobs.names import Manifest, labels
+from deploy.jobs.names import DNS_1035, Manifest, labels
 from deploy.jobs.pods import CONTAINER_SECURITY, placement, pod_security
 from deploy.profile import OUTPUT_MOUNT, Deployment
 from train.run_folder.run_folder import SYSTEM_PROMPT, RunFolder
@@ -22,7 +21,6 @@ MODEL_MOUNT = "/mnt/models"  # where KServe mounts what storageUri names
 TEMPLATE_FILE = "/tmp/chat_template.jinja"  # noqa: S108 (a volume of the pod)
 PORT = 8080
 MAX_NAME = 53  # KServe makes "<name>-predictor" and more of it
-DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 START_MINUTES = 20
 
 # KServe runs the container through Go's text/template, for which two braces in a row are an action: hence `* 2`.

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from deploy.errors import ProfileError
+from deploy.jobs.manifest_rules import problems
 from deploy.jobs.manifests import render, to_yaml
-from deploy.jobs.pytorchjob_rules import problems
 from deploy.profile import plan_deployment, profile_names
 from tests.deploy.jobs.rendered import manifests_of, templates_of
 

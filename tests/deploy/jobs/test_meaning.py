@@ -4,33 +4,8 @@ from typing import Any
 
 import pytest
 
-from deploy.jobs.meaning import Snapshot, explanations, outcome, phase_of, pod_state
-
-
-def job(*conditions: str, suspend: bool = False, queue: str = "", message: str = "") -> dict[str, Any]:
-    return {
-        "metadata": {"name": "j", "labels": {"kueue.x-k8s.io/queue-name": queue} if queue else {}},
-        "spec": {
-            "runPolicy": {"suspend": suspend},
-            "pytorchReplicaSpecs": {"Master": {"replicas": 1}, "Worker": {"replicas": 3}},
-        },
-        "status": {
-            "conditions": [
-                {"type": one.lstrip("-"), "status": "False" if one.startswith("-") else "True", "message": message}
-                for one in conditions
-            ]
-        },
-    }
-
-
-def pod(rank: int = 1, *, phase: str = "Running", **status: Any) -> dict[str, Any]:
-    role, index = ("master", 0) if rank == 0 else ("worker", rank - 1)
-    labels = {"training.kubeflow.org/replica-type": role, "training.kubeflow.org/replica-index": str(index)}
-    return {
-        "metadata": {"name": f"j-{role}-{index}", "labels": labels},
-        "spec": {},
-        "status": {"phase": phase, **status},
-    }
+from deploy.jobs.meaning import Snapshot, explanations, outcome, pod_state
+from tests.deploy.jobs.objects import job, pod
 
 
 def container(*, restarts: int = 0, last: dict[str, Any] | None = None, **state: Any) -> dict[str, Any]:
@@ -142,22 +117,6 @@ def test_nothing_is_said_of_what_goes_well():
     waits = event("c", "WaitForFirstConsumer", "waiting for first consumer")
     snapshot = Snapshot(job("Created", "Running"), [pod(0, **container(running={}))], [waits], [CLAIM])
     assert explanations(snapshot) == []
-
-
-@pytest.mark.parametrize(
-    ("conditions", "phase"),
-    [
-        ((), "New"),
-        (("Created",), "Created"),
-        (("Created", "Running"), "Running"),
-        (("Created", "-Running", "Restarting"), "Restarting"),
-        (("Created", "-Running", "Succeeded"), "Succeeded"),
-        (("Created", "Failed", "-Running"), "Failed"),
-        (("Created", "Suspended", "-Running"), "Suspended"),
-    ],
-)
-def test_phase_needs_type_and_status(conditions, phase):
-    assert phase_of(job(*conditions)) == phase
 
 
 def test_a_job_that_goes_on_has_no_outcome():

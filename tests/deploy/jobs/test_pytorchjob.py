@@ -1,4 +1,4 @@
-"""The job that each profile renders: strict by the operator's CRD, restarts by profile."""
+"""The job that each profile renders, strict by the operator's CRD; and jobs of the cluster as they are read."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
+from deploy.jobs import pytorchjob
 from deploy.profile import profile_names
+from tests.deploy.jobs.objects import job, pod
 from tests.deploy.jobs.rendered import job_of, manifests_of
 
 ROOT = Path(__file__).parents[3]
@@ -55,3 +57,37 @@ def test_restarts_by_profile():
 
 def test_a_queue_is_a_label():
     assert job_of(manifests_of("kueue"))["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "phase"),
+    [
+        ((), "New"),
+        (("Created",), "Created"),
+        (("Created", "Running"), "Running"),
+        (("Created", "-Running", "Restarting"), "Restarting"),
+        (("Created", "-Running", "Succeeded"), "Succeeded"),
+        (("Created", "Failed", "-Running"), "Failed"),
+        (("Created", "Suspended", "-Running"), "Suspended"),
+    ],
+)
+def test_phase_needs_type_and_status(conditions, phase):
+    assert pytorchjob.phase_of(job(*conditions)) == phase
+
+
+def test_a_job_is_read_as_it_was_rendered():
+    rendered = job_of(manifests_of("openshift-ai"))
+    assert pytorchjob.replica_count(rendered) == 4
+    template = pytorchjob.pod_template(rendered)
+    assert [one["name"] for one in template["spec"]["containers"]] == [pytorchjob.CONTAINER]
+    assert not pytorchjob.is_suspended(rendered)
+    assert not pytorchjob.pod_template({})
+
+
+def test_ranks_are_told_by_the_operators_labels():
+    assert [pytorchjob.rank_of(pod(rank)) for rank in range(3)] == [0, 1, 2]
+
+
+def test_the_reason_of_a_failure_is_the_last_one():
+    assert pytorchjob.failure_message(job("Running", "Failed", message="limit reached")) == "limit reached"
+    assert pytorchjob.failure_message(job("Running")) == pytorchjob.failure_message(None) == ""
