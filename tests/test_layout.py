@@ -13,14 +13,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "train": {"data", "train"},
     "inference": {"data", "train", "inference"},
-    "deploy": {
-        "deploy",
-        "data.files",
-        "data.schema",
-        "train.config.run_config",
-        "train.run_folder.manifest",
-        "train.run_folder.run_folder",
-    },
+    "deploy": {"deploy", "data.files", "data.schema", "train.config", "train.failure", "train.run_folder"},
 }
 TORCH_FREE = (
     "data.files",
