@@ -14,15 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from deploy.errors import ProfileError
-from train.config.run_config import (
-    ConfigError,
-    RunConfig,
-    YamlError,
-    field_names,
-    parse_override,
-    read_yaml,
-    resolve_config,
-)
+from train.config.run_config import RunConfig, field_names, resolve_config
+from train.config.yaml_files import YamlError, parse_override, read_yaml
+from train.failure import ConfigError
 
 CLUSTERS = Path(__file__).parent / "clusters"
 OUTPUT_MOUNT = "/trained-models"

@@ -11,12 +11,14 @@ from typing import Any
 from deploy.errors import ExitCode
 from deploy.jobs import pytorchjob
 from deploy.jobs.names import QUEUE_LABEL
+from train.failure import ExitCode as PodExitCode
 
 Object = dict[str, Any]
 
 PERMANENT_RESTARTS = 2
 """A container that ends this often with a permanent exit code will go on doing so."""
-PEER_LOST, STOPPED = 203, 143
+RETRYABLE_EXIT_CODE = 128
+"""From here on Kubernetes' `ExitCode` policy, and train.failure with it, counts an exit as worth another try."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
                 ExitCode.JOB_FAILED, f"the job failed: {pytorchjob.failure_message(job) or 'no reason given'}"
             )
         return Outcome(cause.exit_code, f"the job failed: {_ended_sentence(cause)}")
-    hopeless = [s for s in states if s.restarts >= PERMANENT_RESTARTS and 0 < (s.exit_code or 0) < 128]
+    hopeless = [s for s in states if s.restarts >= PERMANENT_RESTARTS and 0 < (s.exit_code or 0) < RETRYABLE_EXIT_CODE]
     cause = first_cause(hopeless)
     if cause is None or cause.exit_code is None:
         return None
@@ -295,7 +297,7 @@ def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
 def first_cause(states: Sequence[PodState]) -> PodState | None:
     """The pod that failed first of itself: not one that merely lost its peer or was stopped."""
     failed = [state for state in states if state.exit_code]
-    of_itself = [state for state in failed if state.exit_code not in (PEER_LOST, STOPPED)]
+    of_itself = [state for state in failed if state.exit_code not in (PodExitCode.PEER, PodExitCode.STOPPED)]
     return min(of_itself or failed, key=lambda state: (state.finished_at, state.rank), default=None)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from deploy.errors import DeployError, ExitCode
 from deploy.jobs import pytorchjob
-from deploy.jobs.meaning import Outcome, PodState, Snapshot, explanations, outcome, pod_state
+from deploy.jobs.meaning import RETRYABLE_EXIT_CODE, Outcome, PodState, Snapshot, explanations, outcome, pod_state
 from deploy.kube.client import Cluster
 from deploy.profile import Deployment
 from train.run_folder.run_folder import RunFolder
@@ -25,7 +25,6 @@ PROGRESS_SECONDS = 5.0
 WATCH_PATIENCE_SECONDS = 600.0
 """How long a cluster may stay silent: an API server that is being updated is away for minutes, the job is not."""
 NUM_EVENTS = 5
-RETRYABLE_EXIT_CODE = 128
 
 
 @dataclass(frozen=True)
