@@ -23,6 +23,7 @@ from kubernetes.dynamic import DynamicClient
 
 from deploy.errors import ClusterError, DeployError, ExitCode
 from deploy.jobs import pytorchjob
+from deploy.kube.refusals import explain_status, may_repeat, one_line, unreachable
 
 CONNECT_SECONDS, READ_SECONDS, EXEC_SECONDS = 5.0, 30.0, 15.0
 PATIENCE_SECONDS = 10.0
@@ -74,7 +75,7 @@ class Cluster:
             _load(configuration, context)
         except (kube_config.ConfigException, *OF_A_DAMAGED_KUBECONFIG) as error:
             raise ClusterError(
-                f"no usable cluster configuration{f' for context {context}' if context else ''} ({_one_line(error)})",
+                f"no usable cluster configuration{f' for context {context}' if context else ''} ({one_line(error)})",
                 "Log in (oc login), or set KUBECONFIG; `kubectl config get-contexts` lists what there is.",
                 exit_code=ExitCode.UNREACHABLE,
             ) from None
@@ -189,8 +190,8 @@ class Cluster:
                 return
             except urllib3.exceptions.HTTPError as error:
                 if not follow:
-                    raise _unreachable(self.host, error) from None
-                self.notice(f"the log of {pod} broke off ({_one_line(error)}); taking it up again")
+                    raise unreachable(self.host, error) from None
+                self.notice(f"the log of {pod} broke off ({one_line(error)}); taking it up again")
                 place.take_up()
                 time.sleep(1)
             finally:
@@ -257,8 +258,8 @@ class Cluster:
                 if error.status not in RETRYABLE_STATUS:
                     raise problem from None
             except urllib3.exceptions.HTTPError as error:
-                problem = _unreachable(self.host, error)
-                if not _may_repeat(method, error):
+                problem = unreachable(self.host, error)
+                if not may_repeat(method, error):
                     raise problem from None
             else:
                 if pause_seconds > 0.5:
@@ -278,71 +279,6 @@ def _load(configuration: Configuration, context: str | None) -> None:
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
         kube_config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
-
-
-def explain_status(status: int, body: Any, what: str) -> ClusterError:
-    """The API's refusal as an error that says what to do.
-
-    >>> str(explain_status(404, b'{"message": "no pod a"}', "GET /a"))
-    '404: no pod a. `python -m deploy preflight PROFILE` says what else may be missing.'
-    """
-    message = _api_message(body) or what
-    if status == 401:
-        return ClusterError(
-            f"the cluster does not know us (401: {message})",
-            "Log in again: oc login, or renew the credentials in the kubeconfig.",
-            exit_code=ExitCode.FORBIDDEN,
-            status=status,
-        )
-    if "waiting to start" in message or "does not have a host assigned" in message:
-        remedy = "`python -m deploy status PROFILE` says what it waits for."
-        return ClusterError(f"there is no log yet: {message}", remedy, exit_code=ExitCode.MISSING, status=status)
-    if "exceeded quota" in message:
-        remedy = "Lower the profile's resources or pods, delete what is not needed, or ask for more quota."
-        return ClusterError(f"quota exceeded: {message}", remedy, exit_code=ExitCode.REFUSED, status=status)
-    if "admission webhook" in message or status in (400, 422):
-        remedy = "The cluster will not take the manifest as it is; change the profile, or ask who runs the cluster."
-        return ClusterError(f"refused ({status}): {message}", remedy, exit_code=ExitCode.REFUSED, status=status)
-    known = {
-        403: (ExitCode.FORBIDDEN, "Ask for the role `edit` in the namespace, or choose another one with --namespace."),
-        404: (ExitCode.MISSING, "`python -m deploy preflight PROFILE` says what else may be missing."),
-        409: (ExitCode.CONFLICT, "Something of that name is there already; `status` shows it, `delete` removes it."),
-    }
-    exit_code, remedy = known.get(status, (ExitCode.UNREACHABLE, "Try again; if it stays, ask who runs the cluster."))
-    return ClusterError(f"{status}: {message}", remedy, exit_code=exit_code, status=status)
-
-
-def _api_message(body: Any) -> str:
-    """The message of a Status object, or the text itself."""
-    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
-    try:
-        return str(json.loads(text)["message"]).rstrip(".")
-    except (ValueError, TypeError, KeyError):
-        return _one_line(text)[:300]
-
-
-def _may_repeat(method: str, error: Exception) -> bool:
-    """Whether the same request may be sent again: always if it only reads or removes, else if it never arrived."""
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return False
-    return method in ("get", "delete") or isinstance(error, urllib3.exceptions.NewConnectionError)
-
-
-def _unreachable(host: str, error: Exception) -> ClusterError:
-    return ClusterError(
-        f"the cluster at {host} cannot be reached ({_one_line(error)})",
-        "Check the network, VPN and the context (`kubectl config current-context`).",
-        exit_code=ExitCode.UNREACHABLE,
-    )
-
-
-def _one_line(text: object) -> str:
-    """An error's text on one line; of a connection error only the cause, which libraries put last.
-
-    >>> _one_line("HTTPConnection(host='h', port=1): Failed to connect: [Errno 111] Connection refused")
-    'Connection refused'
-    """
-    return " ".join(str(text).split()).rpartition("[Errno ")[2].rpartition("] ")[2].rpartition(">: ")[2]
 
 
 def _lines(response: urllib3.HTTPResponse) -> Iterator[str]:
