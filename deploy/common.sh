@@ -34,7 +34,7 @@ other_option() {
 find_python() {
     local candidate
     for candidate in "$root/.venv/bin/python" python3 python; do
-        if "$candidate" -c 'import kubernetes, pydantic, typer, yaml' 2>/dev/null; then
+        if "$candidate" -c 'import kubernetes, pydantic, tenacity, typer, yaml' 2>/dev/null; then
             echo "$candidate"
             return
         fi

@@ -45,8 +45,11 @@ class ProfileError(DeployError):
 
 
 class ClusterError(DeployError):
-    """What the cluster answered; `status` is the HTTP status, 0 where there was no answer."""
+    """The cluster refused, or did not answer.
+
+    `status` is the HTTP status, 0 where there was no answer; `may_pass` says that the same request may be sent again.
+    """
 
     def __init__(self, problem: str, remedy: str = "", *, exit_code: int, status: int = 0) -> None:
         super().__init__(problem, remedy, exit_code=exit_code)
-        self.status = status
+        self.status, self.may_pass = status, False

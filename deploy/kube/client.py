@@ -20,6 +20,7 @@ from kubernetes import config as kube_config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from deploy.errors import ClusterError, DeployError, ExitCode
 from deploy.jobs import pytorchjob
@@ -28,7 +29,7 @@ from deploy.kube.refusals import explain_status, may_repeat, one_line, unreachab
 CONNECT_SECONDS, READ_SECONDS, EXEC_SECONDS = 5.0, 30.0, 15.0
 PATIENCE_SECONDS = 10.0
 """How long a command goes on asking a cluster that does not answer; `watch` is more patient."""
-MAX_PAUSE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
 OF_A_DAMAGED_KUBECONFIG = (yaml.YAMLError, AttributeError, LookupError, OSError, TypeError, ValueError)
 """What the client library lets out when a kubeconfig is not YAML, or is YAML of something else."""
 RETRYABLE_STATUS = frozenset((429, 500, 502, 503, 504))
@@ -246,31 +247,43 @@ class Cluster:
         what: str = "",
     ) -> urllib3.HTTPResponse:
         """One request, repeated with growing pauses while the cluster does not answer and repeating is harmless."""
-        start, pause_seconds = time.monotonic(), 0.5
-        while True:
-            try:
-                response: urllib3.HTTPResponse = self._dynamic.request(
-                    method, path, body=body, query_params=list((query or {}).items()), serialize=False,
-                    _request_timeout=timeout,
-                )  # fmt: skip
-            except ApiException as error:
-                problem = explain_status(error.status or 0, error.body, what or f"{method.upper()} {path}")
-                if error.status not in RETRYABLE_STATUS:
-                    raise problem from None
-            except urllib3.exceptions.HTTPError as error:
-                problem = unreachable(self.host, error)
-                if not may_repeat(method, error):
-                    raise problem from None
-            else:
-                if pause_seconds > 0.5:
-                    self.notice(f"the cluster answers again after {time.monotonic() - start:.0f} s")
-                return response
-            if time.monotonic() - start > self.patience_seconds:
-                raise problem
-            if pause_seconds <= 0.5:
-                self.notice(f"{problem.problem}; trying again for {self.patience_seconds:.0f} s")
-            time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
+        attempts = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ClusterError) and error.may_pass),
+            wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=MAX_PAUSE_SECONDS),
+            stop=stop_after_delay(self.patience_seconds),
+            before_sleep=self._say_that_it_waits,
+            reraise=True,
+        )
+
+        def send() -> urllib3.HTTPResponse:
+            response: urllib3.HTTPResponse = self._dynamic.request(
+                method, path, body=body, query_params=list((query or {}).items()), serialize=False,
+                _request_timeout=timeout,
+            )  # fmt: skip
+            return response
+
+        start = time.monotonic()
+        response = attempts(self._answer, send, method, what or f"{method.upper()} {path}")
+        if attempts.statistics["attempt_number"] > 1:
+            self.notice(f"the cluster answers again after {time.monotonic() - start:.0f} s")
+        return response
+
+    def _answer(self, send: Callable[[], urllib3.HTTPResponse], method: str, what: str) -> urllib3.HTTPResponse:
+        """The answer to a request that is sent once; whatever goes wrong is a ClusterError."""
+        try:
+            return send()
+        except ApiException as error:
+            problem = explain_status(error.status or 0, error.body, what)
+            problem.may_pass = error.status in RETRYABLE_STATUS
+        except urllib3.exceptions.HTTPError as error:
+            problem = unreachable(self.host, error)
+            problem.may_pass = may_repeat(method, error)
+        raise problem
+
+    def _say_that_it_waits(self, attempt: RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        if attempt.attempt_number == 1 and isinstance(error, ClusterError):  # said once: it may be away for minutes
+            self.notice(f"{error.problem}; trying again for {self.patience_seconds:.0f} s")
 
 
 def _load(configuration: Configuration, context: str | None) -> None:

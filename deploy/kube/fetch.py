@@ -9,11 +9,13 @@ import json
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_incrementing
 
 from data.files import sha256_of
 from deploy.errors import ClusterError, DeployError, ExitCode
@@ -158,12 +160,20 @@ class Extractor:
 
     def _output(self, *arguments: str) -> bytes:
         command = self._cluster.exec_command(self._pod, CONTAINER, ["python", "-c", *arguments])
-        for attempt in range(MAX_ATTEMPTS_WITHOUT_PROGRESS):
-            finished = subprocess.run(command, capture_output=True, check=False, start_new_session=True)
-            if finished.returncode == 0:
-                return finished.stdout
-            time.sleep(attempt)
+        return _stdout_of(command)
+
+
+@retry(
+    retry=retry_if_exception_type(DeployError),
+    wait=wait_incrementing(start=0, increment=1),
+    stop=stop_after_attempt(MAX_ATTEMPTS_WITHOUT_PROGRESS),
+    reraise=True,
+)
+def _stdout_of(command: Sequence[str]) -> bytes:
+    finished = subprocess.run(command, capture_output=True, check=False, start_new_session=True)
+    if finished.returncode:
         raise _exec_failed(finished.stderr.decode("utf-8", "replace"))
+    return finished.stdout
 
 
 def _exec_failed(stderr: str) -> DeployError:
