@@ -66,10 +66,12 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM: leave as with Ctrl-C, cleaning up on the way."""
+    """SIGTERM arrived: the command leaves as with Ctrl-C, and cleans up on the way."""
 
 
 def stop_on_sigterm() -> None:
+    """Make SIGTERM raise `Stopped`, so that `with` and `finally` do their part."""
+
     def stop(*_: object) -> None:
         raise Stopped
 
@@ -77,7 +79,7 @@ def stop_on_sigterm() -> None:
 
 
 def reporting(when_interrupted: str) -> Callable[[Callable[P, int | None]], Callable[P, None]]:
-    """A command whose failures are one line on stderr and an exit code, Ctrl-C and SIGTERM among them."""
+    """Make failures of a command, Ctrl-C and SIGTERM among them, one line on stderr and an exit code."""
 
     def decorate(command: Callable[P, int | None]) -> Callable[P, None]:
         @wraps(command)
@@ -102,16 +104,17 @@ def reporting(when_interrupted: str) -> Callable[[Callable[P, int | None]], Call
 
 
 def say(text: str) -> None:
-    """A line for people; stdout is for what was asked."""
+    """Print a line for people; stdout is for what was asked."""
     print(text, file=sys.stderr, flush=True)
 
 
 def wide_console() -> Console:
-    """The terminal's width on a terminal; elsewhere wide enough that programs find sentences on one line."""
+    """Take the terminal's width on a terminal; elsewhere lines are wide, for programs look for sentences on one."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE_COLUMNS)
 
 
 def connect(deployment: Deployment, context: str | None) -> Cluster:
+    """Open the cluster that the context names, in the profile's namespace."""
     return Cluster.connect(deployment.profile.namespace, context, say)
 
 
@@ -300,7 +303,7 @@ def fetch_command(
 
 @contextmanager
 def transfer_display() -> Iterator[Callable[[fetching.RemoteFile], fetching.Advance]]:
-    """A bar per file on a terminal, a line per file elsewhere."""
+    """Show a bar per file on a terminal, a line per file elsewhere."""
     if not sys.stderr.isatty():
 
         def announce(file: fetching.RemoteFile) -> fetching.Advance:

@@ -1,4 +1,4 @@
-"""How a deploy command fails: its exit codes, and the exception that carries one.
+"""This file says how a deploy command fails: by which exit codes, and by the exception that carries one.
 
 Codes 10 and above are ours, so that they never meet those of a training pod (`train/failure.py`), which `watch` passes
 on: 1-6, 130, 143, 203 and 204.
@@ -33,7 +33,7 @@ class ExitCode(enum.IntEnum):
 
 
 class DeployError(Exception):
-    """A failure with a known cause: what happened, and in one sentence what to do."""
+    """Something with a known cause failed: `problem` says what, `remedy` in one sentence what to do."""
 
     def __init__(self, problem: str, remedy: str = "", *, exit_code: int = ExitCode.USAGE) -> None:
         super().__init__(f"{problem}. {remedy}" if remedy else problem)
@@ -41,7 +41,7 @@ class DeployError(Exception):
 
 
 class ProfileError(DeployError):
-    """A profile, a setting or a manifest that cannot be right."""
+    """A profile, a setting or a manifest cannot be right."""
 
 
 class ClusterError(DeployError):

@@ -1,4 +1,4 @@
-"""ClusterProfile: everything about a cluster that a job depends on; and the run that a profile starts.
+"""A ClusterProfile holds all that a job depends on of its cluster; a Deployment adds the run that it starts.
 
 A profile is a YAML file in `deploy/clusters/`, or any path ending in .yaml. Values given with `--set` lie over it:
 `--set gpu.count=0` is the profile's, `--set optim.epochs=1` the run's (the sections of `RunConfig`).
@@ -31,7 +31,7 @@ class Part(BaseModel):
 
 
 class Volume(Part):
-    """A PersistentVolumeClaim, created if it is missing and never deleted."""
+    """A volume is a PersistentVolumeClaim, created if it is missing and never deleted unless asked for."""
 
     claim: Name
     size: str = "50Gi"
@@ -45,7 +45,7 @@ class Gpu(Part):
 
 
 class Resources(Part):
-    """Per pod. GPUs apart, `cpu` is requested and `cpu_limit` (default: the same) allowed; memory is both."""
+    """These amounts are per pod: `cpu` is requested, `cpu_limit` (default: the same) allowed, memory is both."""
 
     cpu: str = "6"
     cpu_limit: str | None = None
@@ -62,7 +62,7 @@ class Toleration(Part):
 
 
 class HubToken(Part):
-    """A Secret's key, mounted as a file: an environment variable shows in every process listing."""
+    """The key of a Secret is mounted as a file: an environment variable shows in every process listing."""
 
     secret: Name
     key: str = "token"
@@ -70,7 +70,7 @@ class HubToken(Part):
 
 
 class Egress(Part):
-    """What pods may reach besides each other and the DNS."""
+    """This says what pods may reach besides each other and the DNS."""
 
     internet: bool = Field(True, description="false: the model must be in the image or on the workspace volume")
     ports: tuple[PositiveInt, ...] = Field((443,), description="a proxy may need another one")
@@ -117,6 +117,7 @@ class ClusterProfile(Part):
 
     @property
     def world_size(self) -> int:
+        """Return the number of ranks: one per GPU, or one per pod where there is none."""
         return self.pods * max(1, self.gpu.count)
 
     @property
@@ -130,7 +131,7 @@ class ClusterProfile(Part):
 
 @dataclass(frozen=True)
 class Deployment:
-    """A profile and the run it starts: `arguments` is what follows `python -m train RECIPE`."""
+    """A deployment is a profile and the run it starts; `arguments` is what follows `python -m train RECIPE`."""
 
     profile: ClusterProfile
     config: RunConfig
@@ -140,7 +141,7 @@ class Deployment:
     """What was given on the command line and every further command on this job needs too."""
 
     def command_line(self, command: str, *more: str) -> str:
-        """A command on the same job, to be pasted.
+        """Return a command on the same job, to be pasted.
 
         >>> plan_deployment("cpu-smoke", settings=["pods=2"], namespace="lab").command_line("watch")
         'python -m deploy watch cpu-smoke --set pods=2 --namespace lab'
@@ -149,6 +150,7 @@ class Deployment:
 
 
 def profile_names() -> list[str]:
+    """Return the names of the profiles in `deploy/clusters`, sorted."""
     return sorted(path.stem for path in CLUSTERS.glob("*.yaml"))
 
 

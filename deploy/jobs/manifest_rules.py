@@ -1,4 +1,4 @@
-"""What neither a CRD nor the pod schema can see, and what would fail on the cluster minutes later.
+"""These rules see what neither a CRD nor the pod schema can see, and what would fail on the cluster minutes later.
 
 `problems(manifests)` takes any manifests, ours or hand-edited, and returns a sentence per problem. It is pure.
 """
@@ -13,7 +13,7 @@ from deploy.jobs.pytorchjob_rules import job_problems, shared_claim_problems
 
 
 def problems(manifests: Sequence[dict[str, Any]]) -> list[str]:
-    """What is wrong with these manifests, taken together; empty if nothing is."""
+    """Return what is wrong with these manifests, taken together; the list is empty if nothing is."""
     return [*_each(manifests), *_together(manifests)]
 
 

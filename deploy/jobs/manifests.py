@@ -1,4 +1,4 @@
-"""Manifests as pure functions: a run and a cluster profile in, plain dictionaries out, and those as YAML.
+"""Manifests are a pure function of a run and a cluster profile: plain dictionaries come out, and those as YAML.
 
 What the training operator owns (ranks, addresses, Services) is not here; what it does not do (caches, /dev/shm, a
 network policy, volumes by access mode) is.
@@ -18,7 +18,7 @@ from deploy.profile import Deployment
 
 
 def render(deployment: Deployment) -> list[Manifest]:
-    """Volumes, network policy and job, in the order in which they are created.
+    """Return volumes, network policy and job, in the order in which they are created.
 
     Raises:
         ProfileError: the manifests break a rule of `deploy.jobs.manifest_rules`.
@@ -36,7 +36,7 @@ def render(deployment: Deployment) -> list[Manifest]:
 
 
 def to_yaml(manifests: list[Manifest], profile_name: str, command: str = "render") -> str:
-    """What `kubectl apply -f -` takes."""
+    """Return the manifests as YAML that `kubectl apply -f -` takes, under a line that says how it was made."""
     header = f"# Rendered by `python -m deploy {command} {profile_name}`; kubectl apply -f - takes it as it is.\n"
     return header + yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False, width=120)
 

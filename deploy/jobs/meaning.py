@@ -1,4 +1,4 @@
-"""What a job's objects mean, in words: its phase, the state of its pods, why it does not go on, how it ended.
+"""This file says in words what a job's objects mean: how its pods are, why it does not go on, how it ended.
 
 Everything here is a function of plain API objects. Each explanation is one sentence and a remedy.
 """
@@ -23,7 +23,7 @@ RETRYABLE_EXIT_CODE = 128
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is looked at, at one moment."""
+    """A snapshot holds all that is looked at, at one moment."""
 
     job: Object | None
     pods: Sequence[Object] = ()
@@ -33,7 +33,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class PodState:
-    """A pod in short. `reason` is what a table shows; `exit_code` is of its last container that ended."""
+    """This is a pod in short: a table shows `reason`; `exit_code` is of its last container that ended."""
 
     name: str
     rank: int
@@ -49,7 +49,7 @@ class PodState:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended, or that it never will well; `exit_code` is the one to leave with."""
+    """This is how a job ended, or that it never will well; a command leaves with its `exit_code`."""
 
     exit_code: int
     sentence: str
@@ -57,6 +57,7 @@ class Outcome:
 
 
 def pod_state(pod: Object) -> PodState:
+    """Return what is said of a pod; a container's present life counts before the one it had."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     container = _main_container(status)
     ended = _ended(container)
@@ -117,7 +118,7 @@ def _unschedulable(status: Object) -> str:
 
 
 def explanations(snapshot: Snapshot) -> list[str]:
-    """Why the job does not go on; pods in the same trouble share a sentence."""
+    """Return why the job does not go on, a sentence each; pods in the same trouble share one."""
     by_sentence: dict[str, list[str]] = {}
     for pod in sorted(snapshot.pods, key=lambda pod: pod_state(pod).rank):
         for sentence in _pod_explanations(pod, snapshot.events):
@@ -272,7 +273,7 @@ def _explain_mount(message: str) -> str:
 
 
 def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
-    """How the job ended; None while it goes on. A job whose pods fail for good counts as ended, though it restarts."""
+    """Return how the job ended, None while it goes on; one whose pods fail for good has ended, though it restarts."""
     phase, states = pytorchjob.phase_of(job), [pod_state(pod) for pod in pods]
     if phase == "Succeeded":
         return Outcome(ExitCode.DONE, "the job succeeded")
@@ -295,7 +296,7 @@ def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
 
 
 def first_cause(states: Sequence[PodState]) -> PodState | None:
-    """The pod that failed first of itself: not one that merely lost its peer or was stopped."""
+    """Return the pod that failed first of itself: not one that merely lost its peer or was stopped."""
     failed = [state for state in states if state.exit_code]
     of_itself = [state for state in failed if state.exit_code not in (PodExitCode.PEER, PodExitCode.STOPPED)]
     return min(of_itself or failed, key=lambda state: (state.finished_at, state.rank), default=None)

@@ -1,11 +1,11 @@
-"""Who may talk to the pods of a run, and whom they may talk to: the NetworkPolicy."""
+"""The NetworkPolicy says who may talk to the pods of a run, and whom they may talk to."""
 
 from deploy.jobs.names import Manifest, labels
 from deploy.profile import ClusterProfile, Deployment
 
 
 def network_policy(deployment: Deployment) -> Manifest:
-    """Pods of the job talk to each other and to the DNS, and to the internet's listed ports if it has egress.
+    """Let pods of the job talk to each other, to the DNS, and to the internet's listed ports if it has egress.
 
     From outside, monitoring alone may come in, to the metrics.
     """

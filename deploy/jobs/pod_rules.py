@@ -1,4 +1,4 @@
-"""Rules for one pod template of a job: environment, ports, volumes, resources, security.
+"""These rules hold for one pod template of a job: environment, ports, volumes, resources, security.
 
 Pure; see `deploy.jobs.manifest_rules`.
 """
@@ -41,7 +41,7 @@ POD_MUST = {"seccompProfile": {"type": "RuntimeDefault"}}
 
 @dataclass(frozen=True)
 class Operator:
-    """What the operator of a job kind looks for in a pod template, and what it adds to it."""
+    """A job kind's operator looks for a container in the pod template, and adds a port and variables to it."""
 
     container: str
     variables: frozenset[str]
@@ -50,7 +50,7 @@ class Operator:
 
 
 def quantity(text: Any) -> Decimal | None:
-    """A Kubernetes quantity as a number, None if it is none.
+    """Return a Kubernetes quantity as a number, None if it is none.
 
     >>> quantity("20Gi"), quantity("250m"), quantity("20GB")
     (Decimal('21474836480'), Decimal('0.250'), None)
@@ -62,7 +62,7 @@ def quantity(text: Any) -> Decimal | None:
 
 
 def template_problems(template: dict[str, Any], operator: Operator) -> Iterator[str]:
-    """What is wrong with a pod template of a job that `operator` runs."""
+    """Yield what is wrong with a pod template of a job that `operator` runs, a sentence each."""
     pod = template.get("spec") or {}
     yield from label_problems((template.get("metadata") or {}).get("labels"))
     yield from _pod_problems(pod)

@@ -1,4 +1,4 @@
-"""The pod of a rank: placement, security, container, environment, resources.
+"""This file makes the pod of a rank: placement, security, container, environment, resources.
 
 What the training operator does not do (caches, /dev/shm, a home for a user without a name) is here.
 """
@@ -24,6 +24,7 @@ CONTAINER_SECURITY: Manifest = {
 
 
 def pod(deployment: Deployment, *, container: str, is_master: bool) -> Manifest:
+    """Return the spec of a rank's pod; `container` is the name by which the job's operator finds it."""
     profile = deployment.profile
     grace_seconds = max(MIN_TERMINATION_SECONDS, deployment.config.distributed.grace_seconds)
     return {
@@ -38,13 +39,14 @@ def pod(deployment: Deployment, *, container: str, is_master: bool) -> Manifest:
 
 
 def pod_security(profile: ClusterProfile) -> Manifest:
+    """Return the pod's securityContext; the group of volumes is set only where the profile chooses one."""
     if profile.fs_group is None:
         return POD_SECURITY
     return {**POD_SECURITY, "fsGroup": profile.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def placement(profile: ClusterProfile) -> Manifest:
-    """Where pods may run and with which pull secrets; empty parts are left out."""
+    """Return where pods may run and with which pull secrets; empty parts are left out."""
     parts: Manifest = {
         "nodeSelector": dict(profile.node_selector),
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
@@ -54,6 +56,7 @@ def placement(profile: ClusterProfile) -> Manifest:
 
 
 def pull_policy(profile: ClusterProfile) -> str:
+    """Return the profile's pull policy; by default a tag is looked up again, a digest is not."""
     return profile.image_pull_policy or ("IfNotPresent" if "@sha256:" in profile.image else "Always")
 
 
@@ -80,7 +83,7 @@ def _container(deployment: Deployment, name: str) -> Manifest:
 
 
 def environment(deployment: Deployment) -> dict[str, str]:
-    """Variables of every rank: the run, and writable places for what libraries like to keep.
+    """Return the variables of every rank: the run, and writable places for what libraries like to keep.
 
     The user has a random id and no entry in /etc/passwd, so HOME, USER and LOGNAME must be said.
     """

@@ -1,4 +1,4 @@
-"""PyTorchJob, the job kind of Kubeflow's training operator v1: how a run becomes one, and how one is read.
+"""Here a run becomes a PyTorchJob, the kind of Kubeflow's training operator v1, and here such a job is read.
 
 Functions of plain objects. What the operator refuses or never ends is in `deploy.jobs.pytorchjob_rules`.
 """
@@ -43,6 +43,7 @@ OPERATOR = Operator(
 
 
 def pytorch_job(deployment: Deployment) -> Manifest:
+    """Return the job of a deployment: one master, and the other pods as workers."""
     profile = deployment.profile
     by_role: Manifest = {"Master": _replica(deployment, 1, is_master=True)}
     if profile.pods > 1:
@@ -87,7 +88,7 @@ def _replica(deployment: Deployment, replicas: int, *, is_master: bool) -> Manif
 
 
 def pod_selector(job_name: str) -> str:
-    """The label selector of a job's pods.
+    """Return the label selector of a job's pods.
 
     >>> pod_selector("tune")
     'training.kubeflow.org/job-name=tune'
@@ -96,33 +97,33 @@ def pod_selector(job_name: str) -> str:
 
 
 def master_pod(job_name: str) -> str:
-    """The name of the pod of rank 0, the only one that mounts a volume for one node."""
+    """Return the name of the pod of rank 0, the only one that mounts a volume for one node."""
     return f"{job_name}-master-0"
 
 
 def rank_of(pod: Object) -> int:
-    """The rank that the operator gave a pod, by its labels: the master is 0, worker i is i + 1."""
+    """Return the rank that the operator gave a pod, by its labels: the master is 0, worker i is i + 1."""
     found = (pod.get("metadata") or {}).get("labels") or {}
     return 0 if found.get(ROLE_LABEL) == "master" else 1 + int(found.get(INDEX_LABEL) or 0)
 
 
 def replica_specs(job: Object) -> Object:
-    """The replicas by role, Master and Worker; empty where there are none."""
+    """Return the replicas by role, Master and Worker; the result is empty where there are none."""
     return (job.get("spec") or {}).get("pytorchReplicaSpecs") or {}
 
 
 def replica_count(job: Object) -> int:
-    """How many pods the job wants."""
+    """Return how many pods the job wants."""
     return sum(int(replica.get("replicas") or 0) for replica in replica_specs(job).values())
 
 
 def pod_template(job: Object) -> Object:
-    """The template of rank 0; the others differ from it in what stands behind their volumes alone."""
+    """Return the template of rank 0; others differ from it in what stands behind their volumes alone."""
     return (replica_specs(job).get("Master") or {}).get("template") or {}
 
 
 def phase_of(job: Object | None) -> str:
-    """The job's phase by its conditions: type and status both count, and the end beats what was before.
+    """Return the phase by the job's conditions: type and status both count, the end beats what was before.
 
     >>> ended = [{"type": "Running", "status": "False"}, {"type": "Succeeded", "status": "True"}]
     >>> phase_of({"status": {"conditions": ended}})
@@ -137,22 +138,22 @@ def phase_of(job: Object | None) -> str:
 
 
 def is_running(job: Object | None) -> bool:
-    """Whether a job is there that has not ended."""
+    """Return whether a job is there that has not ended."""
     return job is not None and phase_of(job) not in FINISHED
 
 
 def failure_message(job: Object | None) -> str:
-    """What the operator says of a failed job; '' if it says nothing."""
+    """Return what the operator says of a failed job, '' if it says nothing."""
     conditions = ((job or {}).get("status") or {}).get("conditions") or []
     return next((str(one.get("message", "")) for one in reversed(conditions) if one.get("type") == "Failed"), "")
 
 
 def is_suspended(job: Object) -> bool:
-    """Whether the job waits to be let go on, by Kueue or by hand."""
+    """Return whether the job waits to be let go on, by Kueue or by hand."""
     return bool(((job.get("spec") or {}).get("runPolicy") or {}).get("suspend"))
 
 
 def resume_command(job_name: str) -> str:
-    """The command that lets a suspended job go on."""
+    """Return the command that lets a suspended job go on."""
     patch = '{"spec":{"runPolicy":{"suspend":false}}}'
     return f"kubectl patch pytorchjob {job_name} --type=merge -p '{patch}'"

@@ -1,4 +1,4 @@
-"""Rules for a PyTorchJob: what its CRD lets pass, and what the operator would choke on or never end.
+"""These rules hold for a PyTorchJob: its CRD lets pass what the operator would choke on or never end.
 
 Pure; see `deploy.jobs.manifest_rules`.
 """
@@ -17,6 +17,7 @@ RESTART_POLICIES = ("OnFailure", "Never", "Always", "ExitCode")
 
 
 def job_problems(job: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a job and the pod templates in it, a sentence each."""
     name, spec = job["metadata"].get("name", ""), job.get("spec") or {}
     if not DNS_1035.fullmatch(name):
         yield f"name '{name}' must be lower-case letters, digits and '-', and begin with a letter (DNS-1035)"
@@ -88,6 +89,7 @@ def _selects_gpu(job: dict[str, Any]) -> bool:
 
 
 def shared_claim_problems(job: dict[str, Any], modes: dict[str, list[str]]) -> Iterator[str]:
+    """Yield claims that several pods mount though their access mode, of `modes` by name, is for one node."""
     worker = replica_specs(job).get("Worker") or {}
     for volume in ((worker.get("template") or {}).get("spec") or {}).get("volumes") or []:
         name = (volume.get("persistentVolumeClaim") or {}).get("claimName")

@@ -1,4 +1,4 @@
-"""Volumes by access mode: claims, where they are mounted, and what stands behind a mount."""
+"""Volumes go by access mode: this file makes the claims, the mounts, and what stands behind a mount."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,7 @@ TOKEN_MOUNT = "/secrets/hub"  # noqa: S105 (a path)
 
 
 def claim(profile: ClusterProfile, volume: Volume) -> Manifest:
+    """Return the PersistentVolumeClaim of a volume of the profile."""
     spec: Manifest = {"accessModes": [volume.access_mode], "resources": {"requests": {"storage": volume.size}}}
     if volume.storage_class is not None:
         spec["storageClassName"] = volume.storage_class
@@ -19,7 +20,7 @@ def claim(profile: ClusterProfile, volume: Volume) -> Manifest:
 
 
 def mounts(profile: ClusterProfile) -> Iterator[Manifest]:
-    """The same for every rank; what stands behind a mount may differ by role."""
+    """Yield the mounts of a container, the same for every rank; what stands behind one may differ by role."""
     yield {"name": "output", "mountPath": OUTPUT_MOUNT}
     yield {"name": "workspace", "mountPath": WORKSPACE_MOUNT}
     yield {"name": "scratch", "mountPath": "/tmp"}  # noqa: S108
@@ -29,6 +30,7 @@ def mounts(profile: ClusterProfile) -> Iterator[Manifest]:
 
 
 def volumes(profile: ClusterProfile, *, is_master: bool) -> Iterator[Manifest]:
+    """Yield the volumes of a pod, one behind each mount; `is_master` says whether it is the pod of rank 0."""
     wanted = profile.resources
     yield {"name": "output", **_backing(profile.output_volume, wanted.scratch, is_master=is_master)}
     yield {"name": "workspace", **_backing(profile.workspace_volume, wanted.scratch, is_master=is_master)}

@@ -1,4 +1,4 @@
-"""Create a job and what it needs, replace one, delete one: what there is decides what is done."""
+"""Jobs and what they need are created, replaced and deleted here: what there is decides what is done."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: `action` is create, replace or keep (it is there and stays as it is)."""
+    """A step is one thing to do: `action` is create, replace or keep (it is there and stays as it is)."""
 
     action: str
     manifest: Object
@@ -31,11 +31,12 @@ class Step:
         return str(self.manifest["metadata"]["name"])
 
     def line(self) -> str:
+        """Return the step as people read it before it is done."""
         return f"{self.action:8} {self.kind}/{self.name}{f'  ({self.note})' if self.note else ''}"
 
 
 def plan_steps(manifests: Sequence[Object], existing: Sequence[Object | None], *, replace: bool) -> list[Step]:
-    """What to do about each manifest, given what is there under its name.
+    """Return what to do about each manifest, given what is there under its name.
 
     Raises:
         DeployError: a job of that name runs, and `replace` does not allow to end it.
@@ -91,6 +92,7 @@ def _keep_claim(manifest: Object, found: Object) -> Step:
 
 
 def look_up(cluster: Cluster, manifests: Sequence[Object]) -> list[Object | None]:
+    """Return what the cluster has under each manifest's name, None where it has nothing."""
     return [cluster.find(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
 
 

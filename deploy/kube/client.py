@@ -1,4 +1,4 @@
-"""The only file that talks to a cluster: a few typed calls, errors with a remedy, patience with a lost connection.
+"""Only this file talks to a cluster: it has a few typed calls, errors with a remedy, patience with a lost connection.
 
 Objects are plain dictionaries as the API has them, so all that judges them is pure and needs no cluster. Requests go
 through `DynamicClient.request`, the one low-level call that the client library kept alike from version 31 to 37.
@@ -56,7 +56,7 @@ Notice = Callable[[str], None]
 
 
 class Cluster:
-    """One namespace of one cluster.
+    """A Cluster is one namespace of one cluster.
 
     Raises (every method): ClusterError with the HTTP status of the answer (0 if there was none) and a remedy.
     """
@@ -70,7 +70,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str, context: str | None, notice: Notice) -> "Cluster":
-        """By kubeconfig, or from within a pod; nothing is asked yet."""
+        """Find the cluster by kubeconfig, or from within a pod; nothing is asked yet."""
         configuration = Configuration()
         try:
             _load(configuration, context)
@@ -85,13 +85,15 @@ class Cluster:
 
     @property
     def host(self) -> str:
+        """Return the address of the API server, for messages."""
         return str(self._dynamic.configuration.host)
 
     def version(self) -> str:
+        """Return the version of Kubernetes, as 'v1.32.3'."""
         return str(self._json("get", "/version").get("gitVersion", "unknown"))
 
     def serves(self, group_version: str, plural: str) -> bool:
-        """Whether the API has such a resource; discovery is open to all, reading CRDs is not."""
+        """Return whether the API has such a resource; discovery is open to all, reading CRDs is not."""
         try:
             resources = self._json("get", f"/apis/{group_version}").get("resources") or []
         except ClusterError as error:
@@ -101,7 +103,7 @@ class Cluster:
         return any(resource.get("name") == plural for resource in resources)
 
     def may(self, verb: str, resource: str, *, group: str = "", subresource: str = "") -> bool:
-        """Whether we may do this in our namespace (SelfSubjectAccessReview)."""
+        """Return whether we may do this in our namespace (SelfSubjectAccessReview)."""
         attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -112,7 +114,7 @@ class Cluster:
         return bool((answer.get("status") or {}).get("allowed"))
 
     def find(self, kind: str, name: str) -> Object | None:
-        """The object, or None if there is none of that name."""
+        """Return the object, or None if there is none of that name."""
         try:
             return self._json("get", self._path(kind, name))
         except ClusterError as error:
@@ -121,12 +123,13 @@ class Cluster:
             raise
 
     def items(self, kind: str, *, labels: str = "", fields: str = "") -> list[Object]:
+        """Return the objects of a kind that the selectors choose."""
         selectors = {"labelSelector": labels, "fieldSelector": fields}
         query = {name: value for name, value in selectors.items() if value}
         return list(self._json("get", self._path(kind), query=query).get("items") or [])
 
     def items_if_allowed(self, kind: str) -> list[Object] | None:
-        """The objects; None where we may not look, or the cluster does not know the kind."""
+        """Return the objects; None where we may not look, or the cluster does not know the kind."""
         try:
             return self.items(kind)
         except ClusterError as error:
@@ -135,7 +138,7 @@ class Cluster:
             raise
 
     def find_if_allowed(self, kind: str, name: str) -> Object | None:
-        """The object; None if there is none, or we may not look."""
+        """Return the object; None if there is none, or we may not look."""
         try:
             return self.find(kind, name)
         except ClusterError as error:
@@ -144,7 +147,7 @@ class Cluster:
             raise
 
     def exists_if_allowed(self, kind: str, name: str) -> bool | None:
-        """Whether there is such an object; None where we may not look."""
+        """Return whether there is such an object; None where we may not look."""
         try:
             return self.find(kind, name) is not None
         except ClusterError as error:
@@ -153,6 +156,7 @@ class Cluster:
             raise
 
     def create(self, manifest: Object, *, dry_run: bool = False) -> Object:
+        """Create the object; a field that the cluster does not know is refused rather than dropped."""
         query = {"fieldValidation": "Strict", "fieldManager": "fieldcraft", **({"dryRun": "All"} if dry_run else {})}
         what = f"{manifest['kind']}/{manifest['metadata']['name']}"
         return self._json("post", self._path(manifest["kind"]), body=manifest, query=query, what=what)
@@ -175,7 +179,7 @@ class Cluster:
         return True
 
     def log_lines(self, pod: str, *, container: str, follow: bool, tail: int | None = None) -> Iterator[str]:
-        """Lines of a container's log; a lost connection is taken up again where it broke, without a line twice."""
+        """Yield lines of a container's log; a lost connection is taken up where it broke, without a line twice."""
         place = _LogPlace()
         while True:
             since = {"sinceTime": place.stamp} if place.stamp else {"tailLines": str(tail)} if tail is not None else {}
@@ -199,7 +203,7 @@ class Cluster:
                 response.release_conn()
 
     def exec_command(self, pod: str, container: str, command: Sequence[str]) -> list[str]:
-        """The command line that runs `command` in a pod, its stdout being ours.
+        """Return the command line that runs `command` in a pod, its stdout being ours.
 
         kubectl or oc do this rather than the client library: its text channel is not made for gigabytes of bytes.
 
@@ -218,7 +222,7 @@ class Cluster:
         return [program, *context, *place, *command]
 
     def read_file(self, pod: str, container: str, path: str) -> bytes | None:
-        """A small file in a pod; None where it is not there or may not be read, which is no reason to stop."""
+        """Return a small file in a pod; None where it is not there or may not be read, which is no reason to stop."""
         if shutil.which("kubectl") is None and shutil.which("oc") is None:
             return None
         command = self.exec_command(pod, container, ["cat", path])

@@ -1,4 +1,4 @@
-"""Bring a run folder back from its volume, byte for byte.
+"""A run folder is brought back from its volume here, byte for byte.
 
 A small locked-down pod mounts the volume read-only; `kubectl exec` streams each file from where the last attempt
 broke off; every file that `best_model/manifest.json` lists is checked against its sha256. The pod is removed whatever
@@ -54,7 +54,7 @@ STREAM = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the run folder on the volume. `sha256` is known for those of the published model."""
+    """This is a file of the run folder on the volume; `sha256` is known for those of the published model."""
 
     path: str
     num_bytes: int
@@ -62,7 +62,7 @@ class RemoteFile:
 
 
 def extractor_pod(profile: ClusterProfile, name: str, node: str | None) -> Object:
-    """A pod that does nothing but hold the output volume, read-only. `node`: where the volume is in use just now."""
+    """Return a pod that only holds the output volume, read-only; `node` is where the volume is in use just now."""
     affinity = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     pinned = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [affinity]}}}
     where = {key: value for key, value in placement(profile).items() if key != "nodeSelector"}
@@ -103,7 +103,7 @@ def extractor_pod(profile: ClusterProfile, name: str, node: str | None) -> Objec
 def wanted_files(
     sizes: Mapping[str, int], manifest: Mapping[str, Any] | None, *, checkpoints: bool
 ) -> list[RemoteFile]:
-    """What to bring, the marker READY last; half-written files (they begin with a dot) stay.
+    """Return what to bring, the marker READY last; half-written files (they begin with a dot) stay.
 
     >>> sizes = {"best_model/READY": 0, "a.json": 5, ".a.json.7": 2}
     >>> [file.path for file in wanted_files(sizes, None, checkpoints=False)]
@@ -122,20 +122,21 @@ def wanted_files(
 
 
 class Extractor:
-    """A running extractor pod, and reading through it."""
+    """An extractor reads the run folder through a running pod."""
 
     def __init__(self, cluster: Cluster, pod: str, folder: str) -> None:
         self._cluster, self._pod, self._folder = cluster, pod, folder
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file below the run folder, by relative path."""
+        """Return the bytes of every file below the run folder, by relative path."""
         return {str(path): int(size) for path, size in json.loads(self._output(LIST, self._folder)).items()}
 
     def content(self, path: str) -> bytes:
+        """Return a small file whole."""
         return self._output(STREAM, f"{self._folder}/{path}", "0")
 
     def stream(self, path: str, offset_bytes: int) -> Iterator[bytes]:
-        """The file from an offset on; it may end early when the connection does.
+        """Yield the file from an offset on; it may end early when the connection does.
 
         Raises:
             DeployError: it ended with an error and nothing more came.
@@ -208,7 +209,7 @@ def wait_for_end(cluster: Cluster, deployment: Deployment, *, timeout_seconds: f
 
 
 def with_image_of(deployment: Deployment, job: Object | None) -> Deployment:
-    """The deployment with the image that the job ran: it can certainly be pulled. As it is where the job is gone."""
+    """Return the deployment with the image that the job ran, which can certainly be pulled; as it is without a job."""
     try:
         image = str(pytorchjob.pod_template(job or {})["spec"]["containers"][0]["image"])
     except (KeyError, IndexError, TypeError):
@@ -218,7 +219,7 @@ def with_image_of(deployment: Deployment, job: Object | None) -> Deployment:
 
 @contextmanager
 def extractor(cluster: Cluster, deployment: Deployment, *, timeout_seconds: float, say: Say) -> Iterator[Extractor]:
-    """A running extractor pod for the length of a `with`; removed also on Ctrl-C.
+    """Keep an extractor pod running for the length of a `with`; it is removed also on Ctrl-C.
 
     Raises:
         DeployError: the volume is not there, or the pod does not start in time (why, in words).

@@ -1,4 +1,4 @@
-"""The logs of a job's ranks: one, or all with their lines as they come."""
+"""The logs of a job's ranks are read here: one, or all with their lines as they come."""
 
 import queue
 import threading
@@ -15,7 +15,7 @@ Numbered = Iterator[tuple[int, str]]
 
 
 def rank_lines(cluster: Cluster, deployment: Deployment, rank: int, *, follow: bool, tail: int | None) -> Numbered:
-    """The lines of one rank.
+    """Yield the lines of one rank, each with its rank.
 
     Raises:
         DeployError: there is no such pod, or it has not started.
@@ -30,7 +30,7 @@ def rank_lines(cluster: Cluster, deployment: Deployment, rank: int, *, follow: b
 def all_lines(
     cluster: Cluster, deployment: Deployment, *, follow: bool, tail: int | None, say: Callable[[str], None]
 ) -> Numbered:
-    """The lines of all ranks, each with its rank. Of a pod that has not started only that is said.
+    """Yield the lines of all ranks, each with its rank; a pod that has not started is named and left out.
 
     Raises:
         DeployError: there is no pod at all, or none has started.

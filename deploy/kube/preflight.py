@@ -1,4 +1,4 @@
-"""What must be true before a job is created, each found out without creating anything.
+"""These checks say what must be true before a job is created; each is found out without creating anything.
 
 The checks are functions of a profile and of what the cluster answered; only `gather` asks it.
 """
@@ -40,7 +40,7 @@ NEEDED_RIGHTS = (
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `unknown`: we may not look, which is no reason to stop."""
+    """A check is one finding; `unknown` means that we may not look, which is no reason to stop."""
 
     name: str
     verdict: Verdict
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the cluster answered; None: we may not look."""
+    """These are the cluster's answers; None means that we may not look."""
 
     version: str
     serves_jobs: bool
@@ -69,7 +69,7 @@ class Facts:
 
 
 def gather(cluster: Cluster, deployment: Deployment) -> Facts:
-    """Ask for all of it. Without a CRD or Kueue the questions about them are not asked."""
+    """Ask for all of it; without a CRD or Kueue the questions about them are not asked."""
     profile = deployment.profile
     serves_jobs = cluster.serves(pytorchjob.API_VERSION, pytorchjob.PLURAL)
     serves_queues = bool(profile.queue) and cluster.serves("kueue.x-k8s.io/v1beta1", "localqueues")
@@ -97,7 +97,7 @@ def gather(cluster: Cluster, deployment: Deployment) -> Facts:
 
 
 def checks(profile: ClusterProfile, facts: Facts) -> list[Check]:
-    """Every finding, in the order in which they would stop a job."""
+    """Return every finding, in the order in which they would stop a job."""
     return [
         check_version(facts.version),
         check_operator(serves_jobs=facts.serves_jobs),
@@ -115,6 +115,7 @@ def checks(profile: ClusterProfile, facts: Facts) -> list[Check]:
 
 
 def check_version(version: str) -> Check:
+    """Judge the version of Kubernetes."""
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if match is None:
         return Check("version", "unknown", f"the cluster calls itself {version}")
@@ -126,12 +127,14 @@ def check_version(version: str) -> Check:
 
 
 def check_operator(*, serves_jobs: bool) -> Check:
+    """Judge whether the cluster knows the job kind at all."""
     if serves_jobs:
         return Check("operator", "ok", f"the cluster knows {pytorchjob.KIND} ({pytorchjob.API_VERSION})")
     return Check("operator", "fails", f"{pytorchjob.NOT_SERVED}. {pytorchjob.INSTALL_BY_VERSION}")
 
 
 def check_namespace(profile: ClusterProfile, *, found: bool | None) -> Check:
+    """Judge whether the namespace is there; `found` is None where we may not look."""
     if found is None:
         return Check("namespace", "unknown", f"{profile.namespace}: we may not look")
     if not found:
@@ -142,6 +145,7 @@ def check_namespace(profile: ClusterProfile, *, found: bool | None) -> Check:
 
 
 def check_rights(rights: Mapping[str, bool]) -> Check:
+    """Judge whether we may do all that a job needs, by what the cluster says of each right."""
     missing = [right for right, allowed in rights.items() if not allowed]
     if missing:
         detail = f"we may not {', '.join(missing)}: ask for the role `edit` in the namespace"
@@ -150,6 +154,7 @@ def check_rights(rights: Mapping[str, bool]) -> Check:
 
 
 def check_image(image: str) -> Check:
+    """Judge the image by its name; whether it can be pulled shows only on a node."""
     if "example.com" in image:
         return Check(
             "image", "fails", f"{image} is only an example: give --image REGISTRY/NAME@sha256:...", ExitCode.USAGE
@@ -160,7 +165,7 @@ def check_image(image: str) -> Check:
 
 
 def check_nodes(profile: ClusterProfile, nodes: Sequence[Object] | None) -> Check:
-    """Whether nodes could take all pods if they were empty; what others use is not known here."""
+    """Judge whether nodes could take all pods if they were empty; what others use is not known here."""
     if nodes is None:
         return Check("nodes", "unknown", "we may not look at nodes; the scheduler will say")
     fitting = [node for node in nodes if _may_run_on(profile, node)]
@@ -220,6 +225,7 @@ def _why_not(profile: ClusterProfile, nodes: Sequence[Object], fitting: Sequence
 
 
 def check_quotas(profile: ClusterProfile, quotas: Sequence[Object] | None) -> Iterator[Check]:
+    """Judge whether each quota has room for all pods; None means that we may not look."""
     if quotas is None:
         yield Check("quota", "unknown", "we may not look at resource quotas")
         return
@@ -262,6 +268,7 @@ def _needed(profile: ClusterProfile) -> dict[str, str]:
 
 
 def check_limits(profile: ClusterProfile, ranges: Sequence[Object] | None) -> Iterator[Check]:
+    """Judge whether a container is larger than a LimitRange allows; nothing is said if it is not."""
     limits = {"cpu": profile.resources.cpu_limit or profile.resources.cpu, "memory": profile.resources.memory}
     above = [
         f"{name} {limits[name]} is above {item['max'][name]} ({one['metadata']['name']})"
@@ -276,6 +283,7 @@ def check_limits(profile: ClusterProfile, ranges: Sequence[Object] | None) -> It
 
 
 def check_volume(volume: Volume, claim: Object | None, classes: Sequence[Object] | None) -> Check:
+    """Judge a claim that is there, or whether one could be made of the storage classes."""
     name = f"volume {volume.claim}"
     if claim is not None:
         modes = (claim.get("spec") or {}).get("accessModes") or []
@@ -313,6 +321,7 @@ def check_volume(volume: Volume, claim: Object | None, classes: Sequence[Object]
 
 
 def check_secrets(profile: ClusterProfile, secrets: Mapping[str, bool | None]) -> Iterator[Check]:
+    """Judge for each Secret of the profile whether it is there, or not needed."""
     token = profile.hub_token
     for name, found in secrets.items():
         needed = name in profile.image_pull_secrets or bool(token and not token.optional)
@@ -325,6 +334,7 @@ def check_secrets(profile: ClusterProfile, secrets: Mapping[str, bool | None]) -
 
 
 def check_queue(profile: ClusterProfile, queue: Object | None, *, serves_queues: bool) -> Iterator[Check]:
+    """Judge Kueue's queue; nothing is said where the profile names none."""
     if profile.queue is None:
         return
     if not serves_queues:
@@ -336,6 +346,7 @@ def check_queue(profile: ClusterProfile, queue: Object | None, *, serves_queues:
 
 
 def check_job(profile: ClusterProfile, job: Object | None) -> Check:
+    """Judge whether the job's name is free, or its bearer has ended."""
     if job is None:
         return Check("job name", "ok", f"{profile.job} is free")
     if pytorchjob.is_running(job):

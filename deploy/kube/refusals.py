@@ -1,4 +1,4 @@
-"""What a cluster's refusals and lost connections mean, as errors with a remedy."""
+"""A cluster's refusals and lost connections become errors with a remedy here."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from deploy.errors import ClusterError, ExitCode
 
 
 def explain_status(status: int, body: Any, what: str) -> ClusterError:
-    """The API's refusal as an error that says what to do.
+    """Return the API's refusal as an error that says what to do.
 
     >>> str(explain_status(404, b'{"message": "no pod a"}', "GET /a"))
     '404: no pod a. `python -m deploy preflight PROFILE` says what else may be missing.'
@@ -50,13 +50,14 @@ def _api_message(body: Any) -> str:
 
 
 def may_repeat(method: str, error: Exception) -> bool:
-    """Whether the same request may be sent again: always if it only reads or removes, else if it never arrived."""
+    """Return whether a request may be sent again: if it only reads or removes, or if it never arrived."""
     if isinstance(error, urllib3.exceptions.SSLError):
         return False
     return method in ("get", "delete") or isinstance(error, urllib3.exceptions.NewConnectionError)
 
 
 def unreachable(host: str, error: Exception) -> ClusterError:
+    """Return the error of a cluster that gave no answer at all."""
     return ClusterError(
         f"the cluster at {host} cannot be reached ({one_line(error)})",
         "Check the network, VPN and the context (`kubectl config current-context`).",
@@ -65,7 +66,7 @@ def unreachable(host: str, error: Exception) -> ClusterError:
 
 
 def one_line(text: object) -> str:
-    """An error's text on one line; of a connection error only the cause, which libraries put last.
+    """Return an error's text on one line; of a connection error only the cause, which libraries put last.
 
     >>> one_line("HTTPConnection(host='h', port=1): Failed to connect: [Errno 111] Connection refused")
     'Connection refused'

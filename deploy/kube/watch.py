@@ -1,4 +1,4 @@
-"""Follow a job: what is seen as one screen or as lines, until the job has ended, with the exit code it deserves."""
+"""A job is followed here, as one screen or as lines, until it has ended; its exit code is the one it deserves."""
 
 import json
 import time
@@ -29,7 +29,7 @@ NUM_EVENTS = 5
 
 @dataclass(frozen=True)
 class View:
-    """What one look at the job found. `progress` is the run's own status.json, None while it cannot be read."""
+    """A view is what one look at the job found; `progress` is the run's status.json, None if it cannot be read."""
 
     name: str
     snapshot: Snapshot
@@ -37,11 +37,12 @@ class View:
 
     @property
     def pods(self) -> list[PodState]:
+        """Return the states of the pods, by rank."""
         return sorted(map(pod_state, self.snapshot.pods), key=lambda state: state.rank)
 
 
 def look(cluster: Cluster, deployment: Deployment) -> Snapshot:
-    """The job, its pods, their events and the volumes, now."""
+    """Return the job, its pods, their events and the volumes as they are now."""
     profile = deployment.profile
     # The job first: one that has failed must not meet pods from before that.
     job = cluster.find(pytorchjob.KIND, profile.job)
@@ -67,7 +68,7 @@ def _time_of(event: Object) -> str:
 
 
 def read_progress(cluster: Cluster, deployment: Deployment, pods: Sequence[PodState]) -> Object | None:
-    """The `status.json` of the run, read in the master; None if it is not there yet or may not be read."""
+    """Return the run's `status.json`, read in the master; None if it is not there yet or may not be read."""
     master = next((pod for pod in pods if pod.rank == 0 and pod.phase == "Running"), None)
     if master is None:
         return None
@@ -80,7 +81,8 @@ def read_progress(cluster: Cluster, deployment: Deployment, pods: Sequence[PodSt
 
 
 def progress_text(progress: Object | None) -> str:
-    """
+    """Return what `status.json` says in one line, '' without one; loss in nats per token.
+
     >>> progress_text({"phase": "training", "step": 12, "total_steps": 40, "percent": 30.0, "loss": 3.25,
     ...                "evaluation_loss": None, "seconds_left": 83.0})
     'training, step 12 of 40, 30 %, loss 3.250, 1 min 23 s left'
@@ -100,7 +102,7 @@ def progress_text(progress: Object | None) -> str:
 
 
 def status_record(view: View) -> Object:
-    """What `status --json` prints; `exit_code` is null while the job goes on."""
+    """Return what `status --json` prints; `exit_code` is null while the job goes on."""
     ended = outcome(view.snapshot.job, view.snapshot.pods)
     return {
         "job": view.name,
@@ -125,7 +127,7 @@ def status_record(view: View) -> Object:
 
 
 def status_line(view: View) -> str:
-    """One line for a log: phase, pods by state, restarts, progress."""
+    """Return one line for a log: phase, pods by state, restarts, progress."""
     counts: dict[str, int] = {}
     for pod in view.pods:
         counts[_pod_text(pod)] = counts.get(_pod_text(pod), 0) + 1
@@ -145,7 +147,7 @@ def _pod_text(pod: PodState) -> str:
 
 
 def screen(view: View) -> Group:
-    """The status screen."""
+    """Return the status screen: pods in a table, then why the job does not go on, then the last events."""
     phase = pytorchjob.phase_of(view.snapshot.job)
     title = f"[bold]{escape(view.name)}[/]  {phase}  {escape(progress_text(view.progress))}"
     pods = Table(box=None, header_style="dim")
@@ -161,12 +163,13 @@ def screen(view: View) -> Group:
 
 
 def event_text(event: Object) -> str:
+    """Return an event on one line, with the time of day in UTC."""
     about = (event.get("involvedObject") or {}).get("name", "?")
     return f"{_time_of(event)[11:19]} {about}: {event.get('reason')}: {' '.join(str(event.get('message', '')).split())}"
 
 
 class Lines:
-    """Says what has changed, a line each; for logs and pipes."""
+    """Lines say what has changed, one each; they are for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -193,7 +196,7 @@ class Lines:
 
 
 class Screen:
-    """Redraws one screen in place; for terminals."""
+    """A screen is redrawn in place; it is for terminals."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False)
@@ -216,6 +219,7 @@ Display = Lines | Screen
 
 
 def pick_display(console: Console) -> Display:
+    """Choose a screen on a terminal, lines elsewhere."""
     return Screen(console) if console.is_terminal else Lines(console)
 
 
@@ -260,13 +264,17 @@ def follow(
 
 @dataclass
 class Start:
-    """How long all pods of a job may take to start; once they have, time no longer counts."""
+    """This bounds how long all pods of a job may take to start; once they have, time no longer counts."""
 
     since: float
     limit_seconds: float | None
 
     def check(self, deployment: Deployment, snapshot: Snapshot) -> None:
-        """Raises: DeployError, with all that is known of the reason, when the time is up."""
+        """Stop the clock when all pods have started.
+
+        Raises:
+            DeployError: the time is up; all that is known of the reason is in it.
+        """
         if self.limit_seconds is None:
             return
         started = [pod for pod in snapshot.pods if pod_state(pod).phase in ("Running", "Succeeded", "Failed")]

@@ -1,4 +1,4 @@
-"""A published model on its volume -> a vLLM server on OpenShift AI: ServingRuntime and InferenceService of KServe.
+"""A published model on its volume is served by vLLM on OpenShift AI: KServe's ServingRuntime and InferenceService.
 
 python -m deploy render-serving openshift-ai --vllm-image IMAGE | kubectl apply -f -
 
@@ -45,7 +45,7 @@ os.execv(sys.executable, server + sys.argv[1:])
 def render_serving(
     deployment: Deployment, *, vllm_image: str, name: str | None = None, max_model_tokens: int = 4096
 ) -> list[Manifest]:
-    """The runtime and the service, in the order in which they are created.
+    """Return the runtime and the service, in the order in which they are created.
 
     Raises:
         ProfileError: the profile has no GPU, or the name cannot be a service's.
@@ -65,7 +65,7 @@ def _problems(deployment: Deployment, name: str) -> Iterator[str]:
 
 
 def serving_runtime(deployment: Deployment, name: str, vllm_image: str, max_model_tokens: int) -> Manifest:
-    """How to serve. Its name is the service's: OpenShift AI's dashboard shows the two together only then."""
+    """Say how to serve, under the service's name: OpenShift AI's dashboard shows the two together only then."""
     profile = deployment.profile
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
@@ -95,7 +95,7 @@ def serving_runtime(deployment: Deployment, name: str, vllm_image: str, max_mode
 
 
 def inference_service(deployment: Deployment, name: str) -> Manifest:
-    """What to serve: the published folder on the volume, which KServe mounts read-only."""
+    """Say what to serve: the published folder on the volume, which KServe mounts read-only."""
     profile = deployment.profile
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -130,7 +130,7 @@ def inference_service(deployment: Deployment, name: str) -> Manifest:
 
 
 def storage_uri(deployment: Deployment) -> str:
-    """Where the published model lies: 'pvc://trained-models-pvc/RUN/best_model'."""
+    """Return where the published model lies: 'pvc://trained-models-pvc/RUN/best_model'."""
     folder = RunFolder(deployment.config.output.dir).best_model.relative_to(OUTPUT_MOUNT)
     return f"pvc://{deployment.profile.output_volume.claim}/{folder}"
 
