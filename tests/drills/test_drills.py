@@ -1,6 +1,6 @@
 """Failures as a user meets them: `python -m deploy` says the right sentence and leaves with the right exit code.
 
-Here all that happens before a job runs; `test_drills_watch.py` and `test_drills_fetch.py` have the rest.
+Here all that happens before a job runs; `test_watch.py` and `test_fetch.py` have the rest.
 """
 
 import os
