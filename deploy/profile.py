@@ -262,6 +262,7 @@ def _with_run(profile: ClusterProfile, settings: Sequence[str], profile_name: st
     try:
         config = resolve_config(profile.recipe, arguments, environment).config
         if config.distributed.world_size is None:
+            # Said to the pods too: a rank that finds itself in another world then refuses to train.
             arguments.append(f"distributed.world_size={profile.world_size}")
             config = resolve_config(profile.recipe, arguments, environment).config
     except ConfigError as error:

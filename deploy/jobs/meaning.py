@@ -197,6 +197,7 @@ def _pod_explanations(pod: Object, events: Sequence[Object]) -> Iterator[str]:
         )
         return
     unscheduled = _unschedulable(status)
+    # Scheduling comes before all else: a pod without a node has no container states, mounts or exit codes.
     if unscheduled:
         yield _explain_unschedulable(unscheduled)
         return
@@ -284,6 +285,7 @@ def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
                 ExitCode.JOB_FAILED, f"the job failed: {pytorchjob.failure_message(job) or 'no reason given'}"
             )
         return Outcome(cause.exit_code, f"the job failed: {_ended_sentence(cause)}")
+    # OnFailure starts a container again whatever its exit code, so the job alone would never say it failed.
     hopeless = [s for s in states if s.restarts >= PERMANENT_RESTARTS and 0 < (s.exit_code or 0) < RETRYABLE_EXIT_CODE]
     cause = first_cause(hopeless)
     if cause is None or cause.exit_code is None:
@@ -298,6 +300,7 @@ def outcome(job: Object | None, pods: Sequence[Object]) -> Outcome | None:
 def first_cause(states: Sequence[PodState]) -> PodState | None:
     """Return the pod that failed first of itself: not one that merely lost its peer or was stopped."""
     failed = [state for state in states if state.exit_code]
+    # A lost rank takes the others along within seconds: their 203 says nothing of the cause.
     of_itself = [state for state in failed if state.exit_code not in (PodExitCode.PEER, PodExitCode.STOPPED)]
     return min(of_itself or failed, key=lambda state: (state.finished_at, state.rank), default=None)
 

@@ -10,6 +10,7 @@ def network_policy(deployment: Deployment) -> Manifest:
     From outside, monitoring alone may come in, to the metrics.
     """
     profile, metrics_port = deployment.profile, deployment.config.output.metrics_port
+    # By instance, which all ranks of one job share and no other job has.
     own_pods = {"podSelector": {"matchLabels": {"app.kubernetes.io/instance": profile.job}}}
     # OpenShift's DNS pods listen on 5353, others on 53; a policy sees the port behind the Service.
     dns_ports = [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]
@@ -37,6 +38,7 @@ def _metrics_ingress(profile: ClusterProfile, metrics_port: int | None) -> list[
     """Rules for Prometheus; none where there is nothing to read, or nobody to read it."""
     if metrics_port is None or not profile.monitoring_namespaces:
         return []
+    # The label that Kubernetes itself puts on every namespace; others would have to be put there.
     name = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(profile.monitoring_namespaces)}
     sources = [{"namespaceSelector": {"matchExpressions": [name]}}]
     return [{"from": sources, "ports": [{"protocol": "TCP", "port": metrics_port}]}]

@@ -28,7 +28,9 @@ def pod(deployment: Deployment, *, container: str, is_master: bool) -> Manifest:
     profile = deployment.profile
     grace_seconds = max(MIN_TERMINATION_SECONDS, deployment.config.distributed.grace_seconds)
     return {
+        # Training asks the cluster nothing: a token would only be something to steal.
         "automountServiceAccountToken": False,
+        # Links would put variables of every Service of the namespace into the run's environment.
         "enableServiceLinks": False,
         "securityContext": pod_security(profile),
         "terminationGracePeriodSeconds": grace_seconds,
@@ -69,6 +71,7 @@ def _container(deployment: Deployment, name: str) -> Manifest:
         "command": ["python", "-m", "train"],
     }
     if deployment.arguments:
+        # Precedence in a run is command line > environment: settings go here, so that nothing outvotes them.
         container["args"] = list(deployment.arguments)
     if deployment.config.output.metrics_port is not None:
         container["ports"] = [{"name": METRICS, "containerPort": deployment.config.output.metrics_port}]
@@ -77,6 +80,7 @@ def _container(deployment: Deployment, name: str) -> Manifest:
         "env": [{"name": name, "value": value} for name, value in environment(deployment).items()],
         "resources": _resources(profile),
         "securityContext": CONTAINER_SECURITY,
+        # A run writes its own reason; one that is killed before it can leaves the end of its log instead.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": list(mounts(profile)),
     }
@@ -110,6 +114,7 @@ def environment(deployment: Deployment) -> dict[str, str]:
     if profile.hub_token:
         values["HF_TOKEN_PATH"] = f"{TOKEN_MOUNT}/{profile.hub_token.key}"
     if not profile.egress.internet:
+        # Without it the hub's client asks the network first, and waits for its time-out, though all is cached.
         values["HF_HUB_OFFLINE"] = "1"
     return {**values, **profile.env}
 
@@ -119,5 +124,6 @@ def _resources(profile: ClusterProfile) -> Manifest:
     gpu = {profile.gpu.resource: str(profile.gpu.count)} if profile.gpu.count else {}
     return {
         "requests": {"cpu": wanted.cpu, "memory": wanted.memory, **gpu},
+        # As much memory as was asked for: a pod that uses more is the first to be evicted when its node runs short.
         "limits": {"cpu": wanted.cpu_limit or wanted.cpu, "memory": wanted.memory, **gpu},
     }

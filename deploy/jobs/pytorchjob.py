@@ -58,6 +58,7 @@ def pytorch_job(deployment: Deployment) -> Manifest:
             "labels": {**labels(profile, "training"), **queue},
         },
         "spec": {
+            # Not "auto", which is the number of processors where there is no GPU.
             "nprocPerNode": str(max(1, profile.gpu.count)),
             "runPolicy": _run_policy(profile),
             "pytorchReplicaSpecs": by_role,
@@ -134,6 +135,7 @@ def phase_of(job: Object | None) -> str:
     conditions = (job.get("status") or {}).get("conditions") or []
     holding = [condition["type"] for condition in conditions if condition.get("status") == "True"]
     ended = [kind for kind in holding if kind in FINISHED]
+    # 'Created' stays true for ever, so it is the phase only while it is alone.
     return str((ended or [kind for kind in holding if kind != "Created"] or holding or ["New"])[-1])
 
 

@@ -62,6 +62,7 @@ def _comparable(replica: dict[str, Any]) -> Any:
     """A replica without its number and the sources of its volumes: what all ranks must have in common."""
     template = replica.get("template") or {}
     pod = template.get("spec") or {}
+    # Ranks that differ in image, variables or resources would train different models, or wait for ever.
     volumes = [volume.get("name") for volume in pod.get("volumes") or []]
     return {**replica, "replicas": None, "template": {**template, "spec": {**pod, "volumes": volumes}}}
 

@@ -38,6 +38,7 @@ def volumes(profile: ClusterProfile, *, is_master: bool) -> Iterator[Manifest]:
     yield {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": wanted.shared_memory}}
     if profile.hub_token:
         token = profile.hub_token
+        # 0440: the pod's random user reads it through its group alone.
         secret = {"secretName": token.secret, "optional": token.optional, "defaultMode": 0o440}
         yield {"name": "hub-token", "secret": secret}
 

@@ -76,6 +76,7 @@ def _covers(found: Any, wanted: Any) -> bool:
         return all(key in found and _covers(found[key], value) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(found, list):
         return len(found) == len(wanted) and all(map(_covers, found, wanted))
+    # Defaults the cluster added lie in other keys; a value that differs is a change somebody wants.
     return bool(found == wanted)
 
 
@@ -164,6 +165,7 @@ def restart_job(cluster: Cluster, name: str, *, timeout_seconds: float, say: Cal
     if job is None:
         raise DeployError(f"job {name} is gone", "Start it with `apply`.", exit_code=ExitCode.MISSING)
     delete_job(cluster, name, timeout_seconds=timeout_seconds, say=say)
+    # Its version is that of the job that is gone; a create with one is refused.
     kept = {key: job["metadata"][key] for key in ("name", "namespace", "labels") if key in job["metadata"]}
     cluster.create({"apiVersion": job["apiVersion"], "kind": job["kind"], "metadata": kept, "spec": job["spec"]})
 

@@ -157,18 +157,21 @@ class Cluster:
 
     def create(self, manifest: Object, *, dry_run: bool = False) -> Object:
         """Create the object; a field that the cluster does not know is refused rather than dropped."""
+        # Strict: without it an unknown field is dropped in silence, and with it what it asked for.
         query = {"fieldValidation": "Strict", "fieldManager": "fieldcraft", **({"dryRun": "All"} if dry_run else {})}
         what = f"{manifest['kind']}/{manifest['metadata']['name']}"
         return self._json("post", self._path(manifest["kind"]), body=manifest, query=query, what=what)
 
     def replace(self, manifest: Object, existing: Object, *, dry_run: bool = False) -> Object:
         """Put `manifest` in the place of `existing`, unless that has changed since it was read."""
+        # The version makes the API server refuse with 409 what would overwrite a change of someone else.
         metadata = {**manifest["metadata"], "resourceVersion": existing["metadata"]["resourceVersion"]}
         path, query = self._path(manifest["kind"], metadata["name"]), {"dryRun": "All"} if dry_run else {}
         return self._json("put", path, body={**manifest, "metadata": metadata}, query=query)
 
     def delete(self, kind: str, name: str) -> bool:
         """Ask for deletion, dependents after it; False if it was gone already. Never forced (`deploy.kube.apply`)."""
+        # Background: the answer comes at once, and `delete_job` watches the pods go by itself.
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         try:
             self._json("delete", self._path(kind, name), body=body)

@@ -65,6 +65,7 @@ def extractor_pod(profile: ClusterProfile, name: str, node: str | None) -> Objec
     """Return a pod that only holds the output volume, read-only; `node` is where the volume is in use just now."""
     affinity = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     pinned = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [affinity]}}}
+    # No node selector: reading needs no GPU, and the volume decides where the pod can be.
     where = {key: value for key, value in placement(profile).items() if key != "nodeSelector"}
     claim = {"claimName": profile.output_volume.claim}
     return {
@@ -73,6 +74,7 @@ def extractor_pod(profile: ClusterProfile, name: str, node: str | None) -> Objec
         "metadata": {"name": name, "namespace": profile.namespace, "labels": labels(profile, "fetch")},
         "spec": {
             "restartPolicy": "Never",
+            # Should this program be killed, nobody else would remove the pod.
             "activeDeadlineSeconds": POD_LIFETIME_SECONDS,
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
@@ -115,6 +117,7 @@ def wanted_files(
         for path in sizes
         if not any(part.startswith(".") for part in PurePosixPath(path).parts[:-1])
         and (path in hashes or not path.rpartition("/")[2].startswith("."))
+        # Checkpoints hold the optimizer's state too, which a resumed run alone can use.
         and (checkpoints or not path.startswith("checkpoints/"))
     ]
     paths.sort(key=lambda path: (path == f"best_model/{READY}", path))
@@ -232,6 +235,7 @@ def extractor(cluster: Cluster, deployment: Deployment, *, timeout_seconds: floa
             exit_code=ExitCode.MISSING,
         )
     master = cluster.find("Pod", pytorchjob.master_pod(profile.job))
+    # A ReadWriteOnce volume can be mounted a second time on its node, and nowhere else.
     in_use = bool(master) and ((master or {}).get("status") or {}).get("phase") == "Running"
     node = ((master or {}).get("spec") or {}).get("nodeName") if in_use else None
     name = f"{profile.job}-fetch-{secrets.token_hex(3)}"

@@ -82,6 +82,7 @@ def _merged(sources: dict[int, Iterator[str]]) -> Numbered:
             lines.put((number, error))
 
     for number, source in sources.items():
+        # Daemons: Ctrl-C must not wait for a line of a rank that is silent.
         threading.Thread(target=read, args=(number, source), daemon=True).start()
     open_sources = len(sources)
     while open_sources:

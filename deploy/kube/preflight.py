@@ -189,6 +189,7 @@ def _pod_size(profile: ClusterProfile) -> str:
 def _may_run_on(profile: ClusterProfile, node: Object) -> bool:
     labels = node["metadata"].get("labels") or {}
     spec = node.get("spec") or {}
+    # PreferNoSchedule repels nobody who has no other choice.
     repelling = [taint for taint in spec.get("taints") or [] if taint.get("effect") in ("NoSchedule", "NoExecute")]
     return (
         not spec.get("unschedulable")
@@ -258,6 +259,7 @@ def _needed(profile: ClusterProfile) -> dict[str, str]:
     needed = {
         "pods": str(profile.pods),
         "requests.cpu": str(cpu * profile.pods),
+        # A quota without a prefix means the requests.
         "cpu": str(cpu * profile.pods),
         "limits.cpu": str(cpu_limit * profile.pods),
         **{name: str(memory * profile.pods) for name in ("requests.memory", "memory", "limits.memory")},

@@ -49,6 +49,7 @@ def look(cluster: Cluster, deployment: Deployment) -> Snapshot:
     pods = cluster.items("Pod", labels=pytorchjob.pod_selector(profile.job))
     claims = [volume.claim for volume in profile.volumes]
     found = [cluster.find("PersistentVolumeClaim", claim) for claim in claims]
+    # All events of the namespace are read at once: a selector takes one name, and this is every two seconds.
     names = {profile.job, *claims, *(pod["metadata"]["name"] for pod in pods)}
     events = [
         event
@@ -69,6 +70,7 @@ def _time_of(event: Object) -> str:
 
 def read_progress(cluster: Cluster, deployment: Deployment, pods: Sequence[PodState]) -> Object | None:
     """Return the run's `status.json`, read in the master; None if it is not there yet or may not be read."""
+    # Rank 0 alone writes the run folder, and only a running container can be asked.
     master = next((pod for pod in pods if pod.rank == 0 and pod.phase == "Running"), None)
     if master is None:
         return None
@@ -246,6 +248,7 @@ def follow(
             raise _no_job(deployment, seen=seen)
         seen = True
         if time.monotonic() >= next_progress:
+            # Less often than the rest: it is a program started in the pod. The last answer stands in for one missed.
             progress = read_progress(cluster, deployment, [pod_state(pod) for pod in snapshot.pods]) or progress
             next_progress = time.monotonic() + PROGRESS_SECONDS
         display.show(View(deployment.profile.job, snapshot, progress))
@@ -258,6 +261,7 @@ def follow(
             return ended
         restarts_left -= 1
         display.say(f"{ended.sentence}; starting it again, {restarts_left} more time(s) at most")
+        # The job's own restarts are Never here: it is deleted and made anew, all ranks at once.
         restart()
         start = Start(time.monotonic(), start_seconds)
 
