@@ -47,8 +47,8 @@ def main(
 ) -> None:
     """Time answers one by one and batched, and compare them token by token."""
     prepare_environment(offline=True)
-    from inference.evaluate import source_of
     from inference.judging.evaluation import computing_in
+    from inference.models.source import source_of
 
     try:
         loaded = computing_in(source_of(model, verify=False).load(), "fp32")

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from data.files import write_json
 from data.progress import progress_on
-from inference.asking.ask import Source
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,
@@ -37,7 +36,7 @@ from inference.judging.options import (
     chosen_metrics,
     chosen_rules,
 )
-from inference.models.published import default_run, is_run, named_base, open_published
+from inference.models.source import source_of
 from train.failure import BadDataError, GateError
 from train.generation.settings import GenerationSettings
 
@@ -101,13 +100,6 @@ def main(
             raise GateError(f"{len(broken)} of {len(rules)} safety rules are broken: {', '.join(broken)}")
 
     run_command(evaluate_as_told)
-
-
-def source_of(model: str | None, *, verify: bool) -> Source:
-    """What to judge: a published model where the name is that of a folder that should hold one, else a base."""
-    if model is not None and not is_run(Path(model)):
-        return Source(None, named_base(model))
-    return Source(open_published(Path(model) if model else default_run(), verify=verify), None)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from inference.gguf.llama_cpp import (
 )
 from inference.gguf.metadata import check_written, gguf_metadata
 from inference.models.published import PublishedModel, default_run, open_published
-from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
+from inference.models.template import CHAT_TEMPLATE, with_default_system_prompt
 from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ModelError, StorageError
 from train.run_folder.manifest import MANIFEST, READY, published_atomically

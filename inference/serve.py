@@ -30,8 +30,8 @@ from data.files import write_text
 from data.model_files import cache_dir
 from inference.command import VerifyOption, make_app, note, prepare_environment, run_command
 from inference.models.published import default_run, open_published
+from inference.models.template import CHAT_TEMPLATE, with_default_system_prompt
 from inference.serving.server import bind, check_exposure, is_loopback, missing_packages
-from inference.serving.template import CHAT_TEMPLATE, with_default_system_prompt
 from train.distributed.machine import usable_cores
 from train.failure import ConfigError, ModelError
 

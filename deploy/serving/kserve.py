@@ -24,7 +24,7 @@ MAX_NAME = 53  # KServe makes "<name>-predictor" and more of it
 START_MINUTES = 20
 
 # KServe runs the container through Go's text/template, for which two braces in a row are an action: hence `* 2`.
-# What comes of it is `inference.serving.template.with_default_system_prompt`; a test holds the two together.
+# What comes of it is `inference.models.template.with_default_system_prompt`; a test holds the two together.
 WITH_SYSTEM_PROMPT = f"""\
 import json, os, sys
 model, target = "{MODEL_MOUNT}", "{TEMPLATE_FILE}"

@@ -24,14 +24,12 @@ from inference.command import (
     sampling_settings,
 )
 from inference.models.published import (
-    PublishedModel,
     default_run,
     model_folder,
     named_base,
-    needs_no_network,
     open_published,
 )
-from train.config.run_config import RunConfig
+from inference.models.source import Source
 from train.failure import ConfigError
 from train.generation.settings import GenerationSettings
 from train.run_folder.manifest import is_published
@@ -61,26 +59,6 @@ class Request:
     verify: bool
     as_json: bool
     stream: bool
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which weights to ask, and the published model they belong to; one of the two may be missing."""
-
-    published: PublishedModel | None
-    base: RunConfig | None
-
-    @property
-    def is_offline(self) -> bool:
-        return self.base is None or needs_no_network(self.base)
-
-    def load(self) -> "LoadedModel":
-        from inference.models.load import load_by_name, load_original, load_tuned
-
-        if self.base is None:
-            assert self.published is not None
-            return load_tuned(self.published)
-        return load_original(self.published, self.base) if self.published else load_by_name(self.base)
 
 
 def ask_app(role: Literal["tuned", "original"], description: str) -> typer.Typer:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.models.published import PublishedModel
-from inference.serving.template import with_default_system_prompt
+from inference.models.template import with_default_system_prompt
 from train.failure import ModelError
 from train.results.model_card import describe_base, model_title
 

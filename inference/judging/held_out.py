@@ -9,9 +9,9 @@ from data.dataset import dataset_fingerprint, read_dataset, read_questions
 from data.render import RenderedRow, render_prompt, render_training_row
 from data.schema import Example
 from inference.judging.options import Split
-from inference.models.published import PublishedModel
+from inference.models.published import PublishedModel, run_data_config
 from train.batching.tokenise import TokenisedRows, TrainingData, seeded_subset, split_configured, tokenise
-from train.config.run_config import DataConfig, RunConfig
+from train.config.run_config import RunConfig
 
 if TYPE_CHECKING:
     from inference.models.load import LoadedModel
@@ -75,15 +75,6 @@ def held_out_rows(
         ],
         facts=facts,
     )
-
-
-def run_data_config(published: PublishedModel | None) -> RunConfig:
-    """Seed and data section of the run that made a model, as its manifest records them; defaults for any other."""
-    if published is None:
-        return RunConfig()
-    identity = published.manifest["identity"]
-    recorded = {name: identity[f"data.{name}"] for name in DataConfig.model_fields if f"data.{name}" in identity}
-    return RunConfig(seed=identity["seed"], data=DataConfig.model_validate(recorded))
 
 
 def _tokenised(loaded: "LoadedModel", config: RunConfig, examples: Sequence[Example]) -> list[RenderedRow]:

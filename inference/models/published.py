@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from data.dataset import read_prompt
 from data.model_files import EMBEDDED_MODEL
-from train.config.run_config import ModelConfig, RunConfig, resolve_config
+from train.config.run_config import DataConfig, ModelConfig, RunConfig, resolve_config
 from train.failure import ModelError
 from train.run_folder.manifest import MANIFEST, READY, ManifestError, is_published, verify_manifest
 from train.run_folder.run_folder import SYSTEM_PROMPT, RunFolder
@@ -96,6 +96,15 @@ def base_of(manifest: dict[str, Any]) -> RunConfig:
     identity = manifest["identity"]
     fields = {name: identity[f"model.{name}"] for name in ("name", "revision", "random_init", "offline")}
     return RunConfig(seed=identity["seed"], model=ModelConfig.model_validate(fields))
+
+
+def run_data_config(published: PublishedModel | None) -> RunConfig:
+    """Seed and data section of the run that made a model, as its manifest records them; defaults for any other."""
+    if published is None:
+        return RunConfig()
+    identity = published.manifest["identity"]
+    recorded = {name: identity[f"data.{name}"] for name in DataConfig.model_fields if f"data.{name}" in identity}
+    return RunConfig(seed=identity["seed"], data=DataConfig.model_validate(recorded))
 
 
 def named_base(name: str) -> RunConfig:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from data.render import render_prompt
 from data.tokenizer import TemplateError
-from inference.judging.held_out import run_data_config
 from inference.models.load import LoadedModel, base_name
-from inference.models.published import PublishedModel, named_base
+from inference.models.published import PublishedModel, named_base, run_data_config
 from train.config.run_config import RunConfig
 from train.failure import ConfigError, ModelError
 from train.generation.generate import question_conversation

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.evaluate import app, source_of
+from inference.evaluate import app
+from inference.models.source import source_of
 from train.run_folder.run_folder import RunFolder
 
 SHORT = ["--max-new-tokens", "3"]

@@ -22,7 +22,7 @@ from inference import serve
 from inference.asking.generate import ask_model
 from inference.models.load import load_tuned
 from inference.models.published import open_published
-from inference.serving.template import with_default_system_prompt
+from inference.models.template import with_default_system_prompt
 from train.config.run_config import RunConfig
 from train.generation.generate import question_conversation
 from train.generation.settings import GenerationSettings

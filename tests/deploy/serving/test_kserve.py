@@ -15,7 +15,7 @@ from deploy.errors import ProfileError
 from deploy.jobs.names import labels
 from deploy.profile import plan_deployment, profile_names
 from deploy.serving.kserve import MODEL_MOUNT, TEMPLATE_FILE, WITH_SYSTEM_PROMPT, render_serving
-from inference.serving.template import with_default_system_prompt
+from inference.models.template import with_default_system_prompt
 
 ROOT = Path(__file__).parents[3]
 IMAGE = f"registry.example.org/vllm@sha256:{'0' * 64}"

@@ -1,0 +1,38 @@
+"""Which weights are asked: a published model, the base of one, or a model by its name. No torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.models.published import PublishedModel, default_run, is_run, named_base, needs_no_network, open_published
+from train.config.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from inference.models.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which weights to ask, and the published model they belong to; one of the two may be missing."""
+
+    published: PublishedModel | None
+    base: RunConfig | None
+
+    @property
+    def is_offline(self) -> bool:
+        return self.base is None or needs_no_network(self.base)
+
+    def load(self) -> "LoadedModel":
+        from inference.models.load import load_by_name, load_original, load_tuned
+
+        if self.base is None:
+            assert self.published is not None
+            return load_tuned(self.published)
+        return load_original(self.published, self.base) if self.published else load_by_name(self.base)
+
+
+def source_of(model: str | None, *, verify: bool) -> Source:
+    """What to judge: a published model where the name is that of a folder that should hold one, else a base."""
+    if model is not None and not is_run(Path(model)):
+        return Source(None, named_base(model))
+    return Source(open_published(Path(model) if model else default_run(), verify=verify), None)
