@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from data.dataset import read_questions
 from data.files import write_json
 from data.progress import progress_on
+from inference.asking.questions import questions_to_ask
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,
@@ -203,16 +203,6 @@ def _judge_original(pair: Pair, judging: "Judging", tuned: "Evaluation") -> "Eva
     if original.facts["prompts_sha256"] != tuned.facts["prompts_sha256"]:
         raise ModelError("the two models were asked different token ids; nothing to compare")
     return original
-
-
-def questions_to_ask(file: Path | None) -> list[str]:
-    """The questions of a file, or the project's five demo questions (ConfigError if there is none)."""
-    config = RunConfig()
-    path = file or config.data_file(config.data.demo_questions)
-    questions = read_questions(path)
-    if not questions:
-        raise ConfigError(f"{path} holds no question", "Write one a line; # starts a comment.")
-    return questions
 
 
 if __name__ == "__main__":

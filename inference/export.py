@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data.files import move_into_place, sha256_of, write_json, write_text
+from inference.asking.questions import questions_to_ask
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
-from inference.compare import questions_to_ask
 from inference.gguf.llama_cpp import (
     Converter,
     convert,

@@ -1,8 +1,7 @@
 """The story of asking one model: which model, which questions, answers. Both ask scripts are this story."""
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ import typer
 
 from data.dataset import read_prompt
 from data.model_files import EMBEDDED_MODEL
+from inference.asking.questions import given_questions, typed_questions
 from inference.command import (
     DEFAULTS,
     MaxNewTokensOption,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from inference.asking.generate import Reply
     from inference.models.load import LoadedModel
 
-STANDARD_INPUT = "-"
 MODEL_HELP = {
     "tuned": "A published model folder, instead of --run.",
     "original": "`embedded`, a hub id, a folder or a .gguf file. Alone: with its own chat template and the "
@@ -122,23 +121,6 @@ def ask(request: Request) -> None:
         answer_typed_questions(loaded, request)
 
 
-def given_questions(arguments: Sequence[str]) -> list[str]:
-    """The questions of the command line, `-` replaced by the lines of standard input that are not blank.
-
-    Raises:
-        ConfigError: a question is empty, or standard input holds none.
-    """
-    questions: list[str] = []
-    for argument in arguments:
-        lines = sys.stdin.readlines() if argument == STANDARD_INPUT else [argument]
-        asked = [line.strip() for line in lines if line.strip()]
-        if not asked:
-            where = "standard input" if argument == STANDARD_INPUT else "an argument"
-            raise ConfigError(f"{where} holds no question", "Give no argument at all to type questions.")
-        questions += asked
-    return questions
-
-
 def tuned_source(request: Request) -> Source:
     if request.run and request.model:
         raise ConfigError("--run and --model both name a tuned model", "Give one of them.")
@@ -172,23 +154,6 @@ def answer_typed_questions(loaded: "LoadedModel", request: Request) -> None:
             answer_one(loaded, request, question)
         except ConfigError as error:
             note(f"error: {error}")
-
-
-def typed_questions() -> Iterator[str]:
-    """Questions as they are typed; an empty line, /quit or the end of input (Ctrl-D) ends them."""
-    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if at_terminal:
-        import readline  # noqa: F401  arrow keys and history while typing
-
-        note("Each question stands alone, earlier ones are not remembered. Empty line, /quit or Ctrl-D ends.")
-    while True:
-        try:
-            question = input("question> " if at_terminal else "").strip()
-        except EOFError:
-            return
-        if question in ("", "/quit"):
-            return
-        yield question
 
 
 def answer_one(loaded: "LoadedModel", request: Request, question: str) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inference.asking.questions import questions_to_ask
 from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
-from inference.compare import questions_to_ask
 from inference.models.published import (
     PublishedModel,
     default_run,

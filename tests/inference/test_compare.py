@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.compare import app, questions_to_ask
+from inference.asking.questions import questions_to_ask
+from inference.compare import app
 from inference.models.load import load_original, load_tuned
 from inference.models.published import open_published
 from train.results.publish import Publication, publish
