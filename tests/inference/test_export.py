@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from inference import export
-from inference.export import app, count_weights, needed_space_bytes
+from inference.export import app
 from inference.gguf.llama_cpp import PACKAGE, SCRIPT, find_converter, find_quantiser
 from inference.models.published import open_published
 from train.run_folder.manifest import MANIFEST, READY, verify_manifest, write_manifest
@@ -239,25 +238,6 @@ class TestBeforeAnyWork:
         assert "the chat template with the system prompt and the provenance" in said
 
 
-def test_q4_k_m_goes_through_f16(smoke_run, checkout, tmp_path, monkeypatch):
-    """With stand-ins: the converter is asked for f16, llama-quantize for Q4_K_M of that file, which is then removed."""
-    (checkout / SCRIPT).write_text(
-        STAND_IN + "pathlib.Path(output).write_text(sys.argv[sys.argv.index('--outtype')+1])"
-    )
-    quantiser = checkout / "build" / "bin" / "llama-quantize"
-    quantiser.parent.mkdir(parents=True)
-    quantiser.write_text(
-        f"#!{sys.executable}\nimport pathlib, sys\n"
-        "source, target, kind, _ = sys.argv[1:]\n"
-        "pathlib.Path(target).write_text(pathlib.Path(source).read_text() + ' -> ' + kind)\n"
-    )
-    quantiser.chmod(0o755)
-    tools = export.Tools(find_converter(checkout), quantiser)
-    file = export.write_gguf(open_published(smoke_run), "q4_k_m", tools, tmp_path)
-    assert file.read_text() == "f16 -> Q4_K_M"
-    assert not (tmp_path / "f16.gguf").exists()
-
-
 @NEEDS_LLAMA_CPP
 @pytest.mark.skipif(
     find_quantiser(REAL_CHECKOUT) is None, reason="llama-quantize is neither on the PATH nor built in $LLAMA_CPP"
@@ -270,15 +250,6 @@ def test_the_real_llama_quantize_refuses_rows_of_48_values(smoke_run, tmp_path):
     assert result.exit_code == 4
     assert "llama-quantize failed: rows of the weights are no multiple of 32 values; take f16" in message(result)
     assert list(output.parent.iterdir()) == []
-
-
-def test_needed_space_counts_the_f16_file_that_q4_k_m_is_made_from():
-    assert needed_space_bytes(10**9, "q4_k_m") > needed_space_bytes(10**9, "f16") > needed_space_bytes(10**9, "q8_0")
-
-
-def test_weights_are_counted_from_headers(smoke_run):
-    summary = json.loads((smoke_run / "training_summary.json").read_text())
-    assert count_weights(smoke_run / "best_model") == summary["parameters"]["total"]
 
 
 def test_safetensors_are_a_published_model_again(smoke_run, tmp_path):
