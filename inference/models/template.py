@@ -6,6 +6,9 @@ servers nor a GGUF file have another place for a default.
 """
 
 import json
+from pathlib import Path
+
+from train.failure import ModelError
 
 CHAT_TEMPLATE = "chat_template.jinja"
 
@@ -28,3 +31,16 @@ def with_default_system_prompt(template: str, system_prompt: str) -> str:
     '[Be long.][Why?]'
     """
     return _PRELUDE.format(prompt=json.dumps(system_prompt, ensure_ascii=False)) + template
+
+
+def gguf_template(file: Path, system_prompt: str) -> str:
+    """The template inside a GGUF file with another default system prompt (ModelError if it has none)."""
+    from gguf import GGUFReader
+
+    try:
+        field = GGUFReader(file).fields.get("tokenizer.chat_template")
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {error}", "Is it a complete GGUF file?") from error
+    if field is None:
+        raise ModelError(f"{file} has no chat template", "Serve an instruct model.")
+    return with_default_system_prompt(str(field.contents()), system_prompt)

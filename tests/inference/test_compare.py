@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.asking.questions import questions_to_ask
 from inference.compare import app
 from inference.models.load import load_original, load_tuned
 from inference.models.published import open_published
@@ -180,7 +179,3 @@ def test_questions_missing_or_empty_are_exit_2(smoke_run, tmp_path):
     result = invoke("--run", smoke_run, "--questions", tmp_path / "empty.txt")
     assert result.exit_code == 2
     assert "holds no question" in result.stderr
-
-
-def test_five_demo_questions_by_default():
-    assert len(questions_to_ask(None)) == 5

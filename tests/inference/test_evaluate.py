@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from inference.evaluate import app
-from inference.models.source import source_of
 from train.run_folder.run_folder import RunFolder
 
 SHORT = ["--max-new-tokens", "3"]
@@ -120,9 +119,3 @@ def test_missing_model_is_exit_4(tmp_path):
     result = invoke(tmp_path / "empty")
     assert result.exit_code == 4
     assert "no run has ended well here" in result.stderr
-
-
-def test_a_base_is_taken_by_name():
-    source = source_of("embedded", verify=False)
-    assert source.published is None
-    assert source.base.model.name == "embedded"

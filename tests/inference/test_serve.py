@@ -23,6 +23,7 @@ from inference.asking.generate import ask_model
 from inference.models.load import load_tuned
 from inference.models.published import open_published
 from inference.models.template import with_default_system_prompt
+from inference.serving import engines
 from train.config.run_config import RunConfig
 from train.generation.generate import question_conversation
 from train.generation.settings import GenerationSettings
@@ -119,21 +120,11 @@ def test_llama_cpp_serves_the_prompt_it_was_told(tmp_path):
     assert other.usage.prompt_tokens == len(render_prompt(tokenizer, question_conversation(QUESTION, "Be brief.")))
 
 
-@pytest.mark.parametrize("prompt", ["One line.", 'Lines\nwith "quotes", \\n, {{ braces }}, {% raw %} – ünïcode 🏕 水.'])
-def test_question_alone_renders_as_in_training(prompt):
-    plain, serving_one = load_chat_tokenizer(), load_chat_tokenizer()
-    serving_one.chat_template = with_default_system_prompt(str(plain.chat_template), prompt)
-    conversation = question_conversation(QUESTION, prompt)
-    assert render_prompt(serving_one, conversation[1:]) == render_prompt(plain, conversation)
-    assert render_prompt(serving_one, conversation) == render_prompt(plain, conversation)
-    assert render_prompt(plain, conversation[1:]) != render_prompt(plain, conversation)  # else all this is needless
-
-
 def test_vllm_gets_model_template_and_a_key_no_listing_shows(smoke_run, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(serve, "missing_packages", lambda names, extra: None)
-    monkeypatch.setattr(serve.os, "execve", lambda *call: calls.append(call))
+    monkeypatch.setattr(engines, "missing_packages", lambda names, extra: None)
+    monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
     result = CliRunner().invoke(serve.app, [str(smoke_run), "--engine", "vllm", "--host", EVERYWHERE, "--api-key", KEY])
     assert result.exit_code == 0, result.stderr
     (_, arguments, environment), *_ = calls
@@ -164,7 +155,7 @@ def test_vllm_gets_model_template_and_a_key_no_listing_shows(smoke_run, tmp_path
 )
 def test_refusals_are_one_line(arguments, code, complaint, smoke_run, tmp_path, monkeypatch):
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "no-run"))
-    monkeypatch.setattr(serve.os, "execve", lambda *call: pytest.fail("it went on"))
+    monkeypatch.setattr(os, "execve", lambda *call: pytest.fail("it went on"))
     broken, prompt = tmp_path / "broken.gguf", tmp_path / "prompt.txt"
     broken.write_bytes(b"GGUF" + bytes(100))
     prompt.write_text("Be brief.")

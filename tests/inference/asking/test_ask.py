@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from inference.ask_original_model import app as original_app
 from inference.ask_tuned_model import app as tuned_app
-from inference.command import sampling_settings
 from train.generation.settings import GenerationSettings
 
 ROOT = Path(__file__).parents[3]
@@ -258,11 +257,6 @@ def test_reader_that_goes_away_is_no_error(smoke_run):
     assert done.stdout == "> a\n"
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
-
-
-def test_settings_keep_defaults_that_were_not_given():
-    settings = sampling_settings(9, sample=True, temperature=None, top_p=0.5, seed=None)
-    assert settings == GenerationSettings(max_new_tokens=9, sample=True, top_p=0.5)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from data.render import render_prompt
-from inference.models import published as published_module
 from inference.models.load import (
     LoadedModel,
     inference_device,
@@ -17,22 +16,13 @@ from inference.models.load import (
     load_tuned,
     weights_sha256,
 )
-from inference.models.published import default_run, model_folder, named_base, needs_no_network, open_published
-from train.config.run_config import ModelConfig, RunConfig
+from inference.models.published import model_folder, named_base, open_published
 from train.failure import ModelError
 from train.generation.generate import question_conversation
 from train.model.adapt import untie_head
 from train.results.publish import Publication, publish
-from train.run_folder.manifest import MANIFEST, READY
+from train.run_folder.manifest import MANIFEST
 from train.run_folder.run_folder import RunFolder
-
-WEIGHTS = "best_model/model.safetensors"
-
-
-@pytest.fixture
-def own_run(smoke_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may damage."""
-    return Path(shutil.copytree(smoke_run, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +34,6 @@ def tuned(smoke_run: Path) -> LoadedModel:
 def original(smoke_run: Path) -> LoadedModel:
     published = open_published(smoke_run)
     return load_original(published, published.base)
-
-
-def flip_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 0xFF
-    path.write_bytes(content)
 
 
 def test_tuned_and_original_differ_in_weights_alone(tuned, original):
@@ -77,58 +61,6 @@ def test_model_folder_works_without_its_run(smoke_run, tmp_path, tuned):
     assert published.folder == model_folder(alone) == alone
     assert load_tuned(published).weights_sha256 == tuned.weights_sha256
     assert load_original(published, published.base).system_prompt == tuned.system_prompt
-
-
-@pytest.mark.parametrize(
-    ("removed", "complaint"),
-    [
-        (".", "there is no run folder"),
-        ("best_model", "holds no best_model"),
-        (f"best_model/{READY}", "is not published: its READY marker is missing"),
-        (f"best_model/{MANIFEST}", "no usable manifest"),
-        (WEIGHTS, "is damaged"),
-        ("best_model/chat_template.jinja", "is damaged"),
-    ],
-)
-def test_incomplete_model_is_refused(own_run, removed, complaint):
-    path = own_run / removed
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(ModelError, match=f"{complaint}.*make train"):
-        open_published(own_run)
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("{", "manifest.json is not JSON"),
-        ("[]", "manifest.json lists no files"),
-        ("{}", "manifest.json lists no files"),
-        ('{"files": {}}', "no usable manifest"),
-        ('{"files": {}, "identity": {"seed": 1}}', "no usable manifest"),
-    ],
-)
-def test_unusable_manifest_is_refused(own_run, content, complaint):
-    (own_run / "best_model" / MANIFEST).write_text(content)
-    with pytest.raises(ModelError, match=complaint):
-        open_published(own_run)
-
-
-def test_one_changed_byte_is_refused(own_run):
-    flip_last_byte(own_run / WEIGHTS)
-    with pytest.raises(ModelError, match=r"model\.safetensors is not the file the manifest lists"):
-        open_published(own_run)
-
-
-def test_large_folders_are_hashed_only_when_asked(own_run, monkeypatch):
-    monkeypatch.setattr(published_module, "HASHED_BYTES", 1000)
-    flip_last_byte(own_run / WEIGHTS)
-    open_published(own_run)
-    with pytest.raises(ModelError, match="sha256 differs"):
-        open_published(own_run, verify=True)
-    with (own_run / WEIGHTS).open("ab") as stream:
-        stream.write(b"x")
-    with pytest.raises(ModelError, match="bytes where the manifest lists"):
-        open_published(own_run)
 
 
 def test_both_models_take_the_saved_precision(smoke_run, original, tmp_path):
@@ -165,21 +97,6 @@ def test_weights_hash_ignores_tying_but_no_value(smoke_run, original):
     with torch.no_grad():
         model.get_output_embeddings().weight[-1, -1] += 1e-3
     assert weights_sha256(model) != original.weights_sha256
-
-
-def test_default_run_is_output_dir_or_the_recipes(monkeypatch):
-    monkeypatch.delenv("OUTPUT_DIR", raising=False)
-    monkeypatch.delenv("RECIPE", raising=False)
-    assert default_run() == Path("outputs/laptop")
-    monkeypatch.setenv("OUTPUT_DIR", "/mnt/run")
-    assert default_run() == Path("/mnt/run")
-
-
-def test_a_hub_base_may_use_the_network_unless_the_run_was_offline():
-    hub = ModelConfig(name="someone/model")
-    assert not needs_no_network(RunConfig(model=hub))
-    assert needs_no_network(RunConfig(model=hub.model_copy(update={"offline": True})))
-    assert needs_no_network(named_base("weights.gguf"))
 
 
 def test_device_is_the_best_here(tuned):
