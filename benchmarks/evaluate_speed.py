@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 
 from benchmarks.sft_speed import machine
+from data.libraries import prepare_environment
 from data.model_files import EMBEDDED_MODEL
-from inference.command import prepare_environment
 from train.failure import RunError
 from train.generation.settings import GenerationSettings
 

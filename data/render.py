@@ -97,6 +97,16 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     )
 
 
+def num_equal(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """Count the leading tokens in which two sequences agree; where one begins the other, that is its length.
+
+    >>> num_equal([5, 6, 7], [5, 6, 8, 9]), num_equal([5, 6], [5, 6, 8])
+    (2, 2)
+    """
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+
+
 def _token_ids(
     tokenizer: "PreTrainedTokenizerBase",
     conversation: Sequence[dict[str, str]],

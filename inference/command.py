@@ -45,13 +45,6 @@ def sampling_settings(
     return GenerationSettings(max_new_tokens=max_new_tokens, sample=sample, **given)  # type: ignore[arg-type]
 
 
-def prepare_environment(*, offline: bool) -> None:
-    """What libraries read when they are imported, so it is set before any of them is."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def run_command(action: Callable[[], None]) -> None:
     """Do it and end with its exit code; why it failed is one line on stderr, a bug has a traceback too."""
     try:

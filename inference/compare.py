@@ -14,19 +14,10 @@ import typer
 from rich.console import Console
 
 from data.files import write_json
+from data.libraries import prepare_environment
 from data.progress import progress_on
 from inference.asking.questions import questions_to_ask
-from inference.command import (
-    DEFAULTS,
-    MaxNewTokensOption,
-    RunOption,
-    VerifyOption,
-    make_app,
-    note,
-    notes,
-    prepare_environment,
-    run_command,
-)
+from inference.command import DEFAULTS, MaxNewTokensOption, RunOption, VerifyOption, make_app, note, notes, run_command
 from inference.judging.options import (
     BatchSizeOption,
     DatasetOption,

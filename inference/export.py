@@ -16,8 +16,9 @@ import typer
 from rich.console import Console
 
 from data.files import sha256_of
+from data.libraries import prepare_environment
 from inference.asking.questions import questions_to_ask
-from inference.command import VerifyOption, make_app, notes, prepare_environment, run_command
+from inference.command import VerifyOption, make_app, notes, run_command
 from inference.gguf.metadata import check_written
 from inference.gguf.proof_report import say_what_was_written
 from inference.gguf.tools import Tools, prepare

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from data.dataset import read_prompt
+from data.libraries import prepare_environment
 from data.model_files import EMBEDDED_MODEL
 from inference.asking.questions import given_questions, typed_questions
 from inference.command import (
@@ -19,7 +20,6 @@ from inference.command import (
     make_app,
     note,
     notes,
-    prepare_environment,
     run_command,
     sampling_settings,
 )

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import torch
 
+from data.render import num_equal
 from inference.models.load import LoadedModel
-from inference.models.soundness import num_equal
 from train.failure import ModelError
 from train.generation.batched import answer_prompts, question_prompts
 from train.generation.generate import question_conversation

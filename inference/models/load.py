@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from data.dataset import read_prompt
+from data.libraries import quieten_libraries
 from inference.models.published import PublishedModel
 from train.config.run_config import RunConfig
 from train.failure import ModelError
@@ -71,7 +71,7 @@ class LoadedModel:
 
 def load_tuned(published: PublishedModel) -> LoadedModel:
     """The published model, in the precision it was saved in, on the best device here."""
-    quieten_libraries()
+    quieten_libraries(warnings=False)  # nothing stands between question and answer
     model = AutoModelForCausalLM.from_pretrained(
         published.folder, use_safetensors=True, dtype="auto", attn_implementation=ATTENTION
     )
@@ -94,7 +94,7 @@ def load_original(published: PublishedModel, base: RunConfig) -> LoadedModel:
     Raises:
         ModelError: the base model cannot be had here.
     """
-    quieten_libraries()
+    quieten_libraries(warnings=False)
     tokenizer = AutoTokenizer.from_pretrained(published.folder)
     saved_dtype = AutoConfig.from_pretrained(published.folder).dtype
     model = _load_base(base, tokenizer, precision="bf16" if saved_dtype == torch.bfloat16 else "fp32")
@@ -107,7 +107,7 @@ def load_by_name(base: RunConfig) -> LoadedModel:
     Raises:
         ModelError, TemplateError: it cannot be had here, or cannot be asked questions.
     """
-    quieten_libraries()
+    quieten_libraries(warnings=False)
     tokenizer = load_tokenizer(base)
     # On a CPU the weights as they are, even where bf16 would be computed natively.
     model = _load_base(base, tokenizer, precision="auto" if torch.cuda.is_available() else "fp32")
@@ -136,12 +136,6 @@ def weights_sha256(model: torch.nn.Module) -> str:
     Unlike a file's hash it is the same for a head that is tied to the embedding and for an equal copy of it.
     """
     return content_hash(model.state_dict())
-
-
-def quieten_libraries() -> None:
-    """No progress bars and no warnings between question and answer; errors still show."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def _load_base(

@@ -3,9 +3,7 @@
 `open_published` has checked every file's size and hash by then; what is left is a model that was published broken.
 """
 
-from collections.abc import Sequence
-
-from data.render import render_prompt
+from data.render import num_equal, render_prompt
 from data.tokenizer import TemplateError
 from inference.models.load import LoadedModel, base_name
 from inference.models.published import PublishedModel, named_base, run_data_config
@@ -69,14 +67,3 @@ def check_weights_applied(published: PublishedModel, untuned_sha256: str, tuned:
             f"({tuned.weights_sha256[:16]})",
             "Merge the adapter, or publish the trained weights. (A model is compared with itself by --base FOLDER.)",
         )
-
-
-def num_equal(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """The number of leading tokens that agree.
-
-    >>> num_equal([5, 6, 7], [5, 6, 8, 9])
-    2
-    """
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    shorter = min(len(ours), len(theirs))
-    return next((index for index, (one, other) in pairs if one != other), shorter)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data.libraries import prepare_environment
 from inference.asking.questions import questions_to_ask
-from inference.command import VerifyOption, make_app, note, notes, prepare_environment, run_command
+from inference.command import VerifyOption, make_app, note, notes, run_command
 from inference.models.published import (
     PublishedModel,
     default_run,

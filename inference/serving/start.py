@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data.files import write_text
+from data.libraries import prepare_environment
 from data.model_files import cache_dir
-from inference.command import note, prepare_environment
+from inference.command import note
 from inference.models.template import CHAT_TEMPLATE
 from inference.serving.server import is_loopback
 from train.distributed.machine import usable_cores

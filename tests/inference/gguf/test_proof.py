@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.render import num_equal
 from inference.export import Tools, write_gguf
 from inference.gguf import proof as gguf_proof
 from inference.gguf.llama_cpp import find_converter
 from inference.gguf.proof import Agreement, prove, refuse_wide_gaps
 from inference.models.load import LoadedModel, load_tuned
 from inference.models.published import open_published
-from inference.models.soundness import num_equal
 from train.failure import ModelError
 
 QUESTION = "How do I treat a nosebleed?"
