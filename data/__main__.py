@@ -47,7 +47,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def parse_columns(text: str) -> ColumnMap:
-    """Which of the source's columns hold which field.
+    """Read which of the source's columns hold which field.
 
     >>> parse_columns("question=Q,answer=A").question
     'Q'
@@ -61,7 +61,7 @@ def parse_columns(text: str) -> ColumnMap:
 
 
 def parse_max_dropped(text: str) -> str:
-    """`1%` or a number of rows, checked."""
+    """Check that it is `1%` or a number of rows, and return it."""
     try:
         allowed_drops(text, num_rows=1)
     except ValueError as error:

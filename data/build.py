@@ -45,7 +45,7 @@ OnError = Literal["fail", "drop"]
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Everything besides the sources that decides what a build gives."""
+    """The options are all that decides what a build gives, besides the sources."""
 
     columns: ColumnMap = DEFAULT_COLUMNS
     limits: Limits = DEFAULT_LIMITS
@@ -56,20 +56,21 @@ class BuildOptions:
 
 @dataclass
 class Tally:
-    """What came in, and why rows were dropped."""
+    """A tally counts what came in, and why rows were dropped."""
 
     rows_in: list[int] = field(default_factory=list)  # per source
     dropped: Counter[str] = field(default_factory=Counter)  # per reason
     examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # the first few
 
     def drop(self, reason: str, description: str) -> None:
+        """Count a row under its reason; the first few of each are kept as examples."""
         self.dropped[reason] += 1
         if len(self.examples[reason]) < EXAMPLES_PER_REASON:
             self.examples[reason].append(description)
 
 
 def request_of(source_names: Sequence[str], options: BuildOptions) -> tuple[list[Source], Manifest]:
-    """The opened sources and, with the options, what a build of them is asked to do."""
+    """Open the sources, and say with the options what a build of them is asked to do."""
     sources = [open_source(name) for name in source_names]
     return sources, request(sources, asdict(options))
 
@@ -97,7 +98,7 @@ def build(source_names: Sequence[str], output: Path, options: BuildOptions, prog
 
 
 def allowed_drops(max_dropped: str, num_rows: int) -> int:
-    """How many bad rows may be dropped.
+    """Return how many bad rows may be dropped (ValueError where that is no number).
 
     >>> allowed_drops("1%", 2845), allowed_drops("7", 2845)
     (28, 7)

@@ -62,7 +62,7 @@ def write_dataset(examples: Sequence[Example], path: str | os.PathLike[str]) -> 
 
 
 def dataset_schema(*, has_topics: bool, has_chats: bool) -> pa.Schema:
-    """The columns of a data set: `topic` and `messages` only where some row has them.
+    """Return the columns of a data set: `topic` and `messages` only where some row has them.
 
     >>> dataset_schema(has_topics=True, has_chats=False).names
     ['full-question', 'answer', 'topic']
@@ -72,7 +72,7 @@ def dataset_schema(*, has_topics: bool, has_chats: bool) -> pa.Schema:
 
 
 def to_batch(examples: Sequence[Example]) -> pa.RecordBatch:
-    """Examples as one Arrow batch with all the columns of DATASET_SCHEMA."""
+    """Put examples into one Arrow batch with all the columns of DATASET_SCHEMA."""
     messages = [[{"role": m.role, "content": m.content} for m in e.messages] or None for e in examples]
     columns = {
         QUESTION_COLUMN: [example.question for example in examples],
@@ -92,12 +92,12 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
 
 
 def dataset_fingerprint(path: str | os.PathLike[str]) -> str:
-    """The sha256 of the file's bytes, in hexadecimal."""
+    """Return the sha256 of the file's bytes, in hexadecimal."""
     return sha256_of(Path(path))
 
 
 def read_prompt(path: str | os.PathLike[str]) -> str:
-    """The text of a prompt file without white space around it."""
+    """Read a prompt file, without the white space around its text (DataError where nothing is left)."""
     prompt = _read_text(Path(path)).strip()
     if not prompt:
         raise DataError("is empty", source=str(path), remedy="Write the system prompt into it.")
@@ -105,7 +105,7 @@ def read_prompt(path: str | os.PathLike[str]) -> str:
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[str]:
-    """The questions of a file, one a line; blank lines and lines that start with # are comments."""
+    """Read the questions of a file, one a line; blank lines and lines that start with # are comments."""
     lines = [line.strip() for line in _read_text(Path(path)).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -121,7 +121,7 @@ def _read_text(path: Path) -> str:
 
 @contextmanager
 def damage_named(name: str, remedy: str) -> Iterator[None]:
-    """What pyarrow says of a Parquet file that is damaged, or none, as a DataError."""
+    """Turn what pyarrow says of a Parquet file that is damaged, or none, into a DataError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

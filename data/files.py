@@ -23,7 +23,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def json_text(content: Any) -> str:
-    """This is how every JSON file of the project is spelled.
+    """Spell content as every JSON file of the project is spelled.
 
     >>> json_text({"topic": "Küche"})
     '{\\n  "topic": "Küche"\\n}\\n'

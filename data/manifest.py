@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 
 def manifest_path(output: Path) -> Path:
-    """Where the manifest of a data set lies.
+    """Return where the manifest of a data set lies.
 
     >>> manifest_path(Path("data/qa_dataset.parquet")).as_posix()
     'data/qa_dataset.manifest.json'
@@ -30,7 +30,7 @@ def manifest_path(output: Path) -> Path:
 
 
 def request(sources: Sequence[Source], options: Mapping[str, Any]) -> Manifest:
-    """The part of a manifest that is known before the build and decides what the build gives."""
+    """Return the part of a manifest that is known before the build and decides what the build gives."""
     return {
         "schema_version": SCHEMA_VERSION,
         "builder_version": BUILDER_VERSION,
@@ -40,7 +40,7 @@ def request(sources: Sequence[Source], options: Mapping[str, Any]) -> Manifest:
 
 
 def is_up_to_date(output: Path, wanted: Manifest) -> bool:
-    """Whether `output` was built from just this request and has not changed since."""
+    """Say whether `output` was built from just this request and has not changed since."""
     path = manifest_path(output)
     if not (path.is_file() and output.is_file()):
         return False

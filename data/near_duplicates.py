@@ -52,7 +52,7 @@ _NEGATIONS = frozenset(["no", "not", "never", "none", "nor", "cannot", "without"
 
 
 def normalise(text: str) -> str:
-    """Lower-case words, numbers and symbols with one space between, without punctuation.
+    """Reduce a text to lower-case words, numbers and symbols with one space between, without punctuation.
 
     Numbers stay whole; each letter of a language written without spaces counts as a word.
 
@@ -64,7 +64,7 @@ def normalise(text: str) -> str:
 
 
 def words(text: str) -> frozenset[str]:
-    """The different words of a text.
+    """Return the different words of a text.
 
     >>> sorted(words("The knot, the rope."))
     ['knot', 'rope', 'the']
@@ -73,7 +73,7 @@ def words(text: str) -> frozenset[str]:
 
 
 def word_pieces(text: str) -> frozenset[str]:
-    """The runs of letters and digits: decimals, fractions and words with an apostrophe fall apart.
+    """Return the runs of letters and digits: decimals, fractions and words with an apostrophe fall apart.
 
     >>> sorted(word_pieces("It's 3.5 cups"))
     ['3', '5', 'cups', 'it', 's']
@@ -82,7 +82,7 @@ def word_pieces(text: str) -> frozenset[str]:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words that carry the meaning: without English articles, pronouns, prepositions and question words.
+    """Return the words that carry the meaning, without English articles, pronouns, prepositions and question words.
 
     >>> sorted(content_words("How do I treat a nosebleed?"))
     ['nosebleed', 'treat']
@@ -92,7 +92,7 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def jaccard(left: AbstractSet[str], right: AbstractSet[str]) -> float:
-    """How much of two sets is common: 1.0 for equal sets, 0.0 for disjoint ones.
+    """Measure how much of two sets is common: 1.0 for equal sets, 0.0 for disjoint ones.
 
     >>> jaccard({"tie", "a", "knot"}, {"tie", "the", "knot"})
     0.5
@@ -102,7 +102,7 @@ def jaccard(left: AbstractSet[str], right: AbstractSet[str]) -> float:
 
 
 def is_near_copy(left: str, right: str, min_jaccard: float) -> bool:
-    """Whether two texts say the same in nearly the same words and order, with the same numbers and negations.
+    """Say whether two texts are the same in nearly all words and their order, and in all numbers and negations.
 
     >>> is_near_copy("Boil it for 1 minute.", "boil it for 1 minute", 0.9)
     True
@@ -131,7 +131,7 @@ def _phrases(words_in_order: Sequence[str]) -> frozenset[str]:
 def similar_pairs(
     texts: Sequence[str], words_of: Callable[[str], AbstractSet[str]], min_jaccard: float
 ) -> Iterator[tuple[int, int]]:
-    """Pairs (later, earlier) of texts whose word sets have at least that Jaccard similarity.
+    """Find the pairs (later, earlier) of texts whose word sets have at least that Jaccard similarity.
 
     >>> list(similar_pairs(["Why tie a knot?", "Whip cream.", "Why tie a... knot"], words, 0.8))
     [(2, 0)]
@@ -143,7 +143,7 @@ def similar_pairs(
 
 
 def signatures(word_sets: Iterable[AbstractSet[str]]) -> Signatures:
-    """A byte of each MinHash, uint8 (num_texts, 128): two texts agree in each with their Jaccard's probability."""
+    """Take a byte of each MinHash, uint8 (num_texts, 128): two texts agree in each with their Jaccard's probability."""
     remaining = iter(word_sets)
     batches = [np.empty((0, NUM_HASHES), np.uint8)]
     while batch := list(map(list, islice(remaining, TEXTS_PER_BATCH))):
@@ -154,14 +154,14 @@ def signatures(word_sets: Iterable[AbstractSet[str]]) -> Signatures:
 
 @dataclass(frozen=True)
 class Banding:
-    """How signatures are cut into bands, and in how many bytes a pair must agree to be worth comparing."""
+    """A banding says how signatures are cut into bands, and how many equal bytes make a pair worth comparing."""
 
     hashes_per_band: tuple[int, ...]  # one number per cut
     min_equal_bytes: int
 
 
 def banding_for(min_jaccard: float) -> Banding:
-    """The cut with the longest bands that misses a pair of that similarity seldom enough, and the finest cut.
+    """Choose the cut with the longest bands that misses a pair of that similarity seldom enough, and the finest cut.
 
     The finest cut finds pairs of nearly equal texts in bands that are too crowded in the other one.
 
@@ -189,7 +189,7 @@ def _min_equal_bytes(min_jaccard: float) -> int:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs (later, earlier) of texts worth comparing, sorted by the later text, then by the earlier one."""
+    """These pairs (later, earlier) of texts are worth comparing, sorted by the later text, then by the earlier one."""
 
     pairs: NDArray[np.int64]  # (num_pairs, 2)
     num_skipped: int  # comparisons not made in bands shared by more than MAX_NEIGHBOURS texts
@@ -203,7 +203,7 @@ class Candidates:
 
 
 def candidate_pairs(signatures: Signatures, min_jaccard: float) -> Candidates:
-    """The pairs of texts that agree in some band, and in as many bytes as texts of that similarity do."""
+    """Find the pairs of texts that agree in some band, and in as many bytes as texts of that similarity do."""
     num_texts, num_skipped = len(signatures), 0
     banding = banding_for(min_jaccard)
     found = np.empty(0, np.int64)  # pairs as later text * num_texts + earlier text

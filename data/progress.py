@@ -15,7 +15,7 @@ T = TypeVar("T", covariant=True)
 
 
 class Steps(Protocol[T]):
-    """Things to go through whose number is known."""
+    """Steps are things to go through whose number is known."""
 
     def __len__(self) -> int: ...
 
@@ -23,15 +23,17 @@ class Steps(Protocol[T]):
 
 
 class ProgressReport(Protocol):
-    """What a job tells: its stages, each with a total in any unit (None: not known), and how far it is."""
+    """A report is told the stages of a job, each with a total in any unit (None: not known), and how far it is."""
 
-    def stage(self, title: str, total: int | None) -> None: ...
+    def stage(self, title: str, total: int | None) -> None:
+        """Begin a stage; `total` counts in whatever unit `advance` does."""
 
-    def advance(self, position: int) -> None: ...
+    def advance(self, position: int) -> None:
+        """Say how much of the stage is done."""
 
 
 def followed(steps: Steps[T], title: str, progress: ProgressReport) -> Iterator[T]:
-    """The steps of one stage, reported as they are taken."""
+    """Go through the steps of one stage and report them as they are taken."""
     progress.stage(title, len(steps))
     for position, step in enumerate(steps):
         if position % STEPS_PER_REPORT == 0:
@@ -40,7 +42,7 @@ def followed(steps: Steps[T], title: str, progress: ProgressReport) -> Iterator[
 
 
 def share_done(position: int, total: int | None, seconds_passed: float) -> str:
-    """How far a stage is, in words.
+    """Say in words how far a stage is.
 
     >>> share_done(25, 100, seconds_passed=10.0), share_done(25_000, None, seconds_passed=10.0)
     ('25 %, 30 s left', '25,000 done')
@@ -52,25 +54,29 @@ def share_done(position: int, total: int | None, seconds_passed: float) -> str:
 
 
 class Silent:
-    """Says nothing; for callers that are not a command line."""
+    """This report says nothing; it is for callers that are not a command line."""
 
-    def stage(self, title: str, total: int | None) -> None: ...
+    def stage(self, title: str, total: int | None) -> None:
+        """Say nothing."""
 
-    def advance(self, position: int) -> None: ...
+    def advance(self, position: int) -> None:
+        """Say nothing."""
 
 
 class Lines:
-    """One line per stage, and one every ten seconds with how far it is. No carriage returns."""
+    """This report is one line per stage, and one every ten seconds with how far it is. It has no carriage returns."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def stage(self, title: str, total: int | None) -> None:
+        """Write the line of a stage."""
         self._title, self._total = title, total
         self._start_seconds = self._last_line_seconds = time.monotonic()
         self._console.out(f"{title} ...", highlight=False)
 
     def advance(self, position: int) -> None:
+        """Write how far the stage is, if the last line was long enough ago."""
         now = time.monotonic()
         if now - self._last_line_seconds >= SECONDS_BETWEEN_LINES:
             self._last_line_seconds = now
@@ -79,17 +85,19 @@ class Lines:
 
 
 class Bar:
-    """A bar per stage."""
+    """This report is a bar per stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
 
     def stage(self, title: str, total: int | None) -> None:
+        """Show the last stage as done and draw the next one's bar."""
         self.finish()
         self._task = self._progress.add_task(title, total=total)
 
     def advance(self, position: int) -> None:
+        """Draw the bar as long as it is now."""
         assert self._task is not None, "advance() before stage()"
         self._progress.update(self._task, completed=position)
 
@@ -101,7 +109,7 @@ class Bar:
 
 @contextmanager
 def progress_on(console: Console) -> Iterator[ProgressReport]:
-    """A bar if the console is a terminal, lines if not."""
+    """Yield a bar if the console is a terminal, lines if not."""
     if not console.is_terminal:
         yield Lines(console)
         return

@@ -20,17 +20,18 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True)
 class RenderedRow:
-    """One conversation as the model trains on it. Both lists have the same length, in tokens."""
+    """A rendered row is one conversation as the model trains on it. Both lists have the same length, in tokens."""
 
     input_ids: list[int]
     labels: list[int]
 
     @property
     def num_label_tokens(self) -> int:
+        """Count the tokens that give loss."""
         return sum(label != IGNORE_INDEX for label in self.labels)
 
     def truncated(self, max_length_tokens: int) -> "RenderedRow":
-        """The first `max_length_tokens` tokens.
+        """Keep the first `max_length_tokens` tokens.
 
         >>> RenderedRow([5, 6, 7], [-100, 6, 7]).truncated(2)
         RenderedRow(input_ids=[5, 6], labels=[-100, 6])
@@ -39,12 +40,12 @@ class RenderedRow:
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids up to where the assistant's answer begins (template and generation prompt included)."""
+    """Return the token ids up to where the assistant's answer begins (template and generation prompt included)."""
     return _token_ids(tokenizer, conversation, add_generation_prompt=True)
 
 
 def render_training_row(tokenizer: "PreTrainedTokenizerBase", conversation: Sequence[dict[str, str]]) -> RenderedRow:
-    """Token ids of the whole conversation; labels on the assistant's words and their end-of-turn token only.
+    """Return the token ids of a conversation, with labels on the assistant's words and their end-of-turn token only.
 
     For ChatML, where an answer reads `<|im_start|>assistant\\nok<|im_end|>\\n`, the labels are `ok<|im_end|>`.
 

@@ -18,7 +18,7 @@ _TOPIC_PREFIX = re.compile(r"For ([A-Z][^,]*), (.+)", re.DOTALL)
 
 
 class DataError(ValueError):
-    """Data that cannot be used: where, what is wrong, what to do about it. Programs exit with code 3.
+    """Data that cannot be used raises this: it says where, what is wrong and what to do. Programs exit with code 3.
 
     >>> str(DataError("is empty", source="rows.jsonl", line=17, field="answer", remedy="Fill it in."))
     "rows.jsonl:17: field 'answer': is empty. Fill it in."
@@ -48,7 +48,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """A message is one turn of a conversation."""
 
     role: str
     content: str
@@ -56,7 +56,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a data set. `messages` is filled for chat rows only.
+    """An example is one row of a data set. `messages` is filled for chat rows only.
 
     `question` is the whole question: "For [topic], [question]" where topic and question came in two fields.
     For a chat, `question` is its first user turn and `answer` its last assistant turn.
@@ -68,7 +68,7 @@ class Example:
     messages: tuple[Message, ...] = ()
 
     def conversation(self, system_prompt: str | None) -> list[dict[str, str]]:
-        """The chat messages of this row. A chat's own system message wins over `system_prompt`.
+        """Return the chat messages of this row. A chat's own system message wins over `system_prompt`.
 
         >>> Example("Why?", "Because.").conversation("Be brief.")  # doctest: +NORMALIZE_WHITESPACE
         [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Why?'},
@@ -82,7 +82,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ColumnMap:
-    """Under which names a source keeps its fields."""
+    """A column map says under which names a source keeps its fields."""
 
     question: str = "question"
     answer: str = ANSWER_COLUMN
@@ -95,7 +95,7 @@ class ColumnMap:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large one row may be: characters of question and answer, or of all messages. None: no limit."""
+    """Limits say how large one row may be: characters of question and answer, or of all messages. None: no limit."""
 
     max_row_chars: int | None = 20_000
 
@@ -130,7 +130,7 @@ def parse_row(
 
 
 def topic_of(example: Example) -> str | None:
-    """The topic of a row; for a row without one, the X of "For X, ...".
+    """Return the topic of a row; for a row without one, the X of "For X, ...".
 
     >>> topic_of(Example("For Knots, Why?", "Grip."))
     'Knots'
@@ -139,7 +139,7 @@ def topic_of(example: Example) -> str | None:
 
 
 def bare_question(example: Example) -> str:
-    """The question without "For [topic], ".
+    """Return the question without "For [topic], ".
 
     >>> bare_question(Example("For Knots, Why?", "Grip."))
     'Why?'

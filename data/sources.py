@@ -32,7 +32,7 @@ MAX_CSV_FIELD_CHARS = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from, and what exactly was there: a file's sha256, a hub data set's fingerprint."""
+    """A source is where rows come from, and what exactly was there: a file's sha256, a hub data set's fingerprint."""
 
     name: str  # as the user wrote it
     identity: str
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One raw row, or why it could not be read."""
+    """A record is one raw row, or why it could not be read."""
 
     line: int  # line of the file, or row number, counted from 1
     raw: Mapping[str, object] | DataError
@@ -66,7 +66,7 @@ def open_source(name: str) -> Source:
 
 
 def read_records(source: Source) -> Iterator[Record]:
-    """The rows of a source in its order. Blank lines are not rows."""
+    """Read the rows of a source in its order. Blank lines are not rows."""
     reader = _read_hub_dataset if source.name.startswith(HUB_PREFIX) else _FILE_READERS[_kind(source.name)]
     return reader(source)
 

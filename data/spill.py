@@ -16,7 +16,7 @@ _PLACE_COLUMN = "place"
 
 
 class SpillWriter:
-    """Takes batches of ROWS_PER_BATCH rows; only the last one may be shorter."""
+    """A writer takes batches of ROWS_PER_BATCH rows; only the last one may be shorter."""
 
     def __init__(self, path: Path) -> None:
         schema = DATASET_SCHEMA.append(pa.field(_PLACE_COLUMN, pa.string()))
@@ -27,11 +27,12 @@ class SpillWriter:
         self._writer.write_batch(to_batch(examples).append_column(_PLACE_COLUMN, pa.array(places)))
 
     def close(self) -> None:
+        """Finish the file, which can be read from then on."""
         self._writer.close()
 
 
 class SpilledRows:
-    """The rows of a closed spill, by number. The file is mapped, not read."""
+    """The rows of a closed spill are had by number. The file is mapped, not read."""
 
     def __init__(self, path: Path) -> None:
         file = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -45,17 +46,19 @@ class SpilledRows:
             yield from map(_to_example, batch.select(DATASET_SCHEMA.names).to_pylist())
 
     def place(self, row: int) -> str:
+        """Return where a row came from, as file:line."""
         return str(self._value(_PLACE_COLUMN, row))
 
     def example(self, row: int) -> Example:
+        """Return one row."""
         return _to_example({column: self._value(column, row) for column in DATASET_SCHEMA.names})
 
     def has_any(self, column: str) -> bool:
-        """Whether some row has a value in this column."""
+        """Say whether some row has a value in this column."""
         return any(batch.column(column).null_count < len(batch) for batch in self._batches)
 
     def take(self, rows: NDArray[np.int64]) -> pa.RecordBatch:
-        """The given rows in the given order, with the columns of DATASET_SCHEMA."""
+        """Return the given rows in the given order, with the columns of DATASET_SCHEMA."""
         batches, rows_in_batch = np.divmod(rows, ROWS_PER_BATCH)
         by_batch = np.argsort(batches, kind="stable")
         parts = [self._batches[batch].take(rows_in_batch[batches == batch]) for batch in np.unique(batches)]

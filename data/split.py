@@ -24,7 +24,7 @@ READINGS = (words, word_pieces, content_words)
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers, counted from 0, ascending. Every row is in exactly one list."""
+    """A split is of row numbers, counted from 0, ascending. Every row is in exactly one list."""
 
     train: list[int]
     validation: list[int]
@@ -33,6 +33,8 @@ class Split:
 
 
 class Side(Enum):
+    """A question goes with all its rows to one of these sides."""
+
     TRAIN = "train"
     VALIDATION = "validation"
     HELD_OUT = "held_out"
@@ -64,7 +66,7 @@ def split_examples(
 
 
 def count_leaks(train: Iterable[Example], validation: Iterable[Example]) -> int:
-    """How many pairs of different questions ask nearly the same and stand on different sides.
+    """Count the pairs of different questions that ask nearly the same and stand on different sides.
 
     >>> count_leaks([Example("Why whip?", "..."), Example("Why knead?", "...")], [Example("why whip", "...")])
     1
@@ -77,7 +79,7 @@ def count_leaks(train: Iterable[Example], validation: Iterable[Example]) -> int:
 
 
 def near_questions(questions: Sequence[str]) -> dict[int, set[int]]:
-    """For each question the earlier ones that ask nearly the same: Jaccard >= 0.8 in one of READINGS.
+    """Find for each question the earlier ones that ask nearly the same: Jaccard >= 0.8 in one of READINGS.
 
     >>> near_questions(["How do I treat a nosebleed?", "Why whip cream?", "How do you treat the nosebleed?"])
     {2: {0}}

@@ -24,18 +24,20 @@ TRAINED_MARKS = ("⟦", "⟧")  # around what is trained on, where there is no c
 
 
 class Rendered(Protocol):
-    """A row as data.render gives it: token ids, and labels that are NOT_TRAINED or the token id again."""
+    """A rendered row is what data.render gives: token ids, and labels that are NOT_TRAINED or the token id again."""
 
     @property
-    def input_ids(self) -> list[int]: ...
+    def input_ids(self) -> list[int]:
+        """Return the token ids."""
 
     @property
-    def labels(self) -> list[int]: ...
+    def labels(self) -> list[int]:
+        """Return a label for each token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long rows are, in tokens."""
+    """Lengths say how long rows are, in tokens."""
 
     min: int
     mean: float
@@ -46,7 +48,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class DatasetStats:
-    """The numbers of one data set under one tokenizer, system prompt and maximum length."""
+    """The statistics are of one data set under one tokenizer, system prompt and maximum length."""
 
     num_rows: int
     num_questions: int  # that differ in more than case and punctuation
@@ -62,7 +64,7 @@ class DatasetStats:
 
 
 def lengths(num_tokens: Sequence[int]) -> Lengths:
-    """Percentiles are values that occur: p95 is the smallest one that at least 95 % of rows do not exceed.
+    """Measure rows by percentiles that occur: p95 is the smallest length that at least 95 % of rows do not exceed.
 
     >>> lengths([5, 1, 2, 4])
     Lengths(min=1, mean=3.0, p50=2, p95=5, max=5)
@@ -73,7 +75,7 @@ def lengths(num_tokens: Sequence[int]) -> Lengths:
 
 
 def dataset_stats(examples: Sequence[Example], rendered: Sequence[Rendered], max_length_tokens: int) -> DatasetStats:
-    """The numbers of a data set; `rendered` holds one row per example."""
+    """Count what is in a data set; `rendered` holds one row per example."""
     questions = Counter(normalise(example.question) for example in examples)
     kept_labels = [num_trained(row.labels[:max_length_tokens]) for row in rendered]
     kept_tokens = [min(len(row.input_ids), max_length_tokens) for row in rendered]
@@ -93,7 +95,7 @@ def dataset_stats(examples: Sequence[Example], rendered: Sequence[Rendered], max
 
 
 def num_trained(labels: Sequence[int]) -> int:
-    """How many tokens give loss.
+    """Count the tokens that give loss.
 
     >>> num_trained([-100, -100, 7, 2])
     2
@@ -102,7 +104,7 @@ def num_trained(labels: Sequence[int]) -> int:
 
 
 def segments(row: Rendered, decode: Callable[[list[int]], str]) -> Iterator[tuple[bool, str]]:
-    """The text of a row in pieces: whether a piece is trained on, and its text.
+    """Cut the text of a row into pieces: whether a piece is trained on, and its text.
 
     For ids [1, 2, 3] and labels [-100, -100, 3]: (False, decode([1, 2])), (True, decode([3])).
     """
@@ -112,7 +114,7 @@ def segments(row: Rendered, decode: Callable[[list[int]], str]) -> Iterator[tupl
 
 
 def preview_text(pieces: Iterator[tuple[bool, str]], *, coloured: bool) -> Text:
-    """One row for the eye: what is trained on stands in colour, or between marks.
+    """Show one row to the eye: what is trained on stands in colour, or between marks.
 
     >>> preview_text(iter([(False, "Why? "), (True, "Because.")]), coloured=False).plain
     'Why? ⟦Because.⟧'
@@ -128,12 +130,12 @@ def preview_text(pieces: Iterator[tuple[bool, str]], *, coloured: bool) -> Text:
 
 
 def legend(*, coloured: bool) -> Text:
-    """What the preview's colours or marks mean."""
+    """Explain the preview's colours or marks."""
     return preview_text(iter([(True, "trained on"), (False, "  prompt, not trained on")]), coloured=coloured)
 
 
 def stats_tables(stats: DatasetStats) -> RenderableType:
-    """The numbers as tables for a terminal."""
+    """Put the numbers into tables for a terminal."""
     return Group(_summary_table(stats), _length_table(stats), _topic_table(stats.topics))
 
 

@@ -29,7 +29,7 @@ class TemplateError(ValueError):
 
 
 def freeze_chat_template(template: str, date: datetime.date, variables: Mapping[str, bool | str]) -> str:
-    """The template with its clock stopped at `date` and `variables` set, whatever its caller passes.
+    """Return the template with its clock stopped at `date` and `variables` set, whatever its caller passes.
 
     >>> freeze_chat_template('{{ strftime_now("%d %B %Y") }}', datetime.date(2025, 7, 1), {})
     '{{ "01 July 2025" }}'

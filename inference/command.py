@@ -26,13 +26,14 @@ MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Length limit of an
 
 
 def make_app() -> typer.Typer:
+    """Make an empty command line that looks as all of them do here."""
     return typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
 def sampling_settings(
     max_new_tokens: int, *, sample: bool, temperature: float | None, top_p: float | None, seed: int | None
 ) -> GenerationSettings:
-    """Settings from options; what was not given keeps its default.
+    """Return the settings that options ask for; what was not given keeps its default.
 
     Raises:
         ConfigError: a sampling option without `--sample`, which would have no effect.
@@ -57,6 +58,7 @@ def run_command(action: Callable[[], None]) -> None:
 
 
 def report(error: BaseException) -> ExitCode:
+    """Tell on stderr why a command failed, in one line, and return its exit code; a bug shows its traceback too."""
     code = exit_code_of(error)
     if code == ExitCode.BUG:
         print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
@@ -72,4 +74,5 @@ def note(text: str) -> None:
 
 
 def notes() -> Console:
+    """Return a console for what is not a result: it writes to stderr."""
     return Console(stderr=True)

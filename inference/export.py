@@ -99,6 +99,7 @@ def export_gguf(
 
 
 def refuse_to_replace(output: Path, *, force: bool) -> None:
+    """Raise ConfigError where `output` is a folder, or is there and may not be replaced."""
     if output.is_dir():
         raise ConfigError(f"--output {output} is a folder", "Name a file in it.")
     if output.exists() and not force:
@@ -106,6 +107,7 @@ def refuse_to_replace(output: Path, *, force: bool) -> None:
 
 
 def load_reference(published: PublishedModel) -> "LoadedModel":
+    """Load the published weights, which the file is compared with."""
     from inference.models.load import load_tuned
 
     with notes().status("loading the published model"):
@@ -113,6 +115,7 @@ def load_reference(published: PublishedModel) -> "LoadedModel":
 
 
 def prove_same_model(file: Path, weights: Weights, loaded: "LoadedModel") -> dict[str, Any]:
+    """Return what FILE.check.json says of the file, after llama.cpp and transformers answered the demo questions."""
     from inference.gguf.proof import prove
 
     proof = prove(file, weights, loaded, questions_to_ask(None))
@@ -120,6 +123,7 @@ def prove_same_model(file: Path, weights: Weights, loaded: "LoadedModel") -> dic
 
 
 def modelfile_of(loaded: "LoadedModel", output: Path) -> str:
+    """Return the text of FILE.Modelfile, from what the model's own template and end tokens are."""
     from inference.gguf.modelfile import modelfile, turn_texts
     from train.generation.generate import end_ids
 
@@ -133,7 +137,7 @@ def modelfile_of(loaded: "LoadedModel", output: Path) -> str:
 
 
 def copy_safetensors(published: PublishedModel, folder: Path) -> None:
-    """The published folder again elsewhere: its weights are merged already. Every sha256 is compared.
+    """Copy the published folder elsewhere: its weights are merged already. Every sha256 is compared.
 
     Raises:
         ConfigError: `folder` is there already.

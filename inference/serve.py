@@ -74,7 +74,7 @@ def main(
 
 
 def name_of(target: Path) -> str:
-    """What clients call a model, from where it lies.
+    """Return what clients call a model, from where it lies.
 
     >>> name_of(Path("outputs/laptop/best_model")), name_of(Path("laptop q8@1.gguf"))
     ('laptop', 'laptop-q8-1')

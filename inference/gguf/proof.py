@@ -39,7 +39,7 @@ NOT_PUT_IN_PLACE = "The file was not put in place."
 
 @dataclass(frozen=True)
 class Reference:
-    """What transformers answers one question, and the model to ask again where an answer differs."""
+    """A reference is what transformers answers one question."""
 
     question: str
     prompt_ids: list[int]
@@ -49,7 +49,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an answer of the file agrees with the reference."""
+    """An agreement says how far an answer of the file is that of the reference."""
 
     question: str
     prompt_tokens: int
@@ -62,11 +62,12 @@ class Agreement:
 
     @property
     def is_equal(self) -> bool:
+        """Say whether the two answers are the same, token for token."""
         return self.gap_nats is None
 
 
 def prove(file: Path, weights: str, loaded: LoadedModel, questions: Sequence[str]) -> dict[str, Any]:
-    """What FILE.check.json holds. Both models are in memory for a while, the reference in fp32.
+    """Return what FILE.check.json holds. Both models are in memory for a while, the reference in fp32.
 
     Raises:
         ModelError: llama.cpp cannot load the file, sees other prompts, or answers as another model would.
@@ -87,6 +88,7 @@ def prove(file: Path, weights: str, loaded: LoadedModel, questions: Sequence[str
 
 
 def report(agreements: Sequence[Agreement], weights: str, loaded: LoadedModel) -> dict[str, Any]:
+    """Sum the agreements up, with what was compared with what."""
     return {
         "weights": weights,
         "llama_cpp": f"xllamacpp {version('xllamacpp')}",
@@ -105,7 +107,7 @@ def report(agreements: Sequence[Agreement], weights: str, loaded: LoadedModel) -
 
 
 class LlamaServer:
-    """llama.cpp's server in this process, on a free port of the loopback address."""
+    """This is llama.cpp's server in this process, on a free port of the loopback address."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -114,6 +116,7 @@ class LlamaServer:
     @classmethod
     @contextmanager
     def of(cls, file: Path, num_context_tokens: int) -> Iterator["LlamaServer"]:
+        """Serve a GGUF file while the context lasts (ModelError where llama.cpp cannot load it)."""
         import xllamacpp
 
         parameters = xllamacpp.CommonParams()
@@ -143,7 +146,7 @@ class LlamaServer:
         return answer
 
     def prompt_ids(self, conversation: Sequence[dict[str, str]]) -> list[int]:
-        """The token ids llama.cpp makes of a conversation: its template engine, then its tokenizer."""
+        """Return the token ids llama.cpp makes of a conversation: its template engine, then its tokenizer."""
         prompt = self.ask("/apply-template", {"messages": list(conversation)})["prompt"]
         tokens: list[int] = self.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
             "tokens"
@@ -151,7 +154,7 @@ class LlamaServer:
         return tokens
 
     def greedy_ids(self, prompt_ids: list[int], num_tokens: int) -> tuple[list[int], bool]:
-        """The tokens of a greedy answer, and whether the model ended it itself."""
+        """Return the tokens of a greedy answer, and whether the model ended it itself."""
         body = {"prompt": prompt_ids, "n_predict": num_tokens, "temperature": 0, "return_tokens": True}
         answer = self.ask("/completion", body)
         return answer["tokens"], answer["stop_type"] == "eos"
@@ -160,7 +163,7 @@ class LlamaServer:
 def check_prompts(
     server: LlamaServer, tokenizer: "PreTrainedTokenizerBase", references: Sequence[Reference], system_prompt: str
 ) -> None:
-    """The file's prompts are ours, token for token: with the system prompt given, and by its template's default."""
+    """Raise ModelError where a prompt is not ours token for token, with the system prompt given or left to the file."""
     for reference in references:
         given = question_conversation(reference.question, system_prompt)
         for conversation, how in ((given, "given"), (given[1:], "left to the file")):
@@ -174,7 +177,7 @@ def check_prompts(
 
 
 def first_difference(tokenizer: "PreTrainedTokenizerBase", ours: Sequence[int], theirs: Sequence[int]) -> str:
-    """How far two prompts agree and how each goes on, in words."""
+    """Say how far two prompts agree and how each goes on, in words."""
     position = num_equal(ours, theirs)
     mine, other = (repr(tokenizer.decode(ids[position : position + 5])) for ids in (ours, theirs))
     return f"of {len(ours)} tokens {position} agree, then come {mine} here and {other} there ({len(theirs)} tokens)"
@@ -183,6 +186,7 @@ def first_difference(tokenizer: "PreTrainedTokenizerBase", ours: Sequence[int], 
 def agreement(
     server: LlamaServer, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", reference: Reference
 ) -> Agreement:
+    """Ask the file one question and compare its answer with the reference's; the gap is measured where they part."""
     token_ids, has_ended = server.greedy_ids(reference.prompt_ids, len(reference.token_ids))
     if has_ended and token_ids[-1:] != [tokenizer.eos_token_id]:
         token_ids = [*token_ids, tokenizer.eos_token_id]
@@ -203,14 +207,14 @@ def agreement(
 
 @torch.inference_mode()
 def gap_nats(model: "PreTrainedModel", context: list[int], preferred: int, other: int) -> float:
-    """How much likelier one token is than another after `context`, by the exact weights."""
+    """Measure how much likelier one token is than another after `context`, by the exact weights."""
     input_ids = torch.tensor([context], device=model.device)  # [1, context_tokens]
     logits = model(input_ids=input_ids).logits[0, -1].float()  # [vocabulary]
     return float(logits[preferred] - logits[other])
 
 
 def refuse_wide_gaps(agreements: Sequence[Agreement], weights: str) -> None:
-    """Raises ModelError where the file prefers a token that the exact weights find much less likely."""
+    """Raise ModelError where the file prefers a token that the exact weights find much less likely."""
     limit = GAP_LIMITS_NATS.get(weights)
     for one in agreements:
         if limit is not None and one.gap_nats is not None and one.gap_nats > limit:

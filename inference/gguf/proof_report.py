@@ -10,6 +10,7 @@ from inference.gguf.write import beside
 
 
 def say_what_was_written(output: Path, result: dict[str, Any] | None) -> None:
+    """Print the files that were written, and the proof or in yellow that there is none."""
     console = Console(highlight=False)
     if result is None:
         console.print("NOT CHECKED: whether llama.cpp answers as the model does (--no-check)", style="bold yellow")
@@ -21,7 +22,7 @@ def say_what_was_written(output: Path, result: dict[str, Any] | None) -> None:
 
 
 def agreement_table(result: dict[str, Any]) -> Table:
-    """The proof for people: a line per question, how far the answers agree."""
+    """Show the proof to people: a line per question, how far the answers agree."""
     table = Table(
         "question",
         "prompt tokens",

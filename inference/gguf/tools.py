@@ -22,6 +22,8 @@ PYTHON_PACKAGES = {"sentencepiece": "the converter imports it", "xllamacpp": "th
 
 @dataclass(frozen=True)
 class Tools:
+    """The tools are what an export runs as programs."""
+
     converter: Converter
     quantiser: Path | None
     """Only for weights the converter does not write itself."""
@@ -30,7 +32,7 @@ class Tools:
 def prepare(
     published: PublishedModel, weights: Weights, checkout: Path | None, *, get_converter: bool, check: bool
 ) -> Tools:
-    """Everything an export needs, or the reason why it cannot be, before anything is written.
+    """Find everything an export needs, or say why it cannot be, before anything is written.
 
     Raises:
         ConfigError: a program or package is missing. ModelError: the converter does not know the architecture.
@@ -55,6 +57,7 @@ def prepare(
 
 
 def refuse_unknown(converter: Converter, published: PublishedModel) -> None:
+    """Raise ModelError where the converter does not know the architecture of the model."""
     architectures = published.config_json.get("architectures") or ["none"]
     if not converter.knows(architectures[0]):
         raise ModelError(

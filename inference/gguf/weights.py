@@ -17,7 +17,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def refuse_full_disk(published: PublishedModel, weights: Weights, output: Path) -> None:
-    """Raises StorageError where the file, and for q4_k_m the f16 file it is made from, would not fit."""
+    """Raise StorageError where the file, and for q4_k_m the f16 file it is made from, would not fit."""
     needed_bytes = needed_space_bytes(count_weights(published.folder), weights)
     folder = next(parent for parent in output.absolute().parents if parent.is_dir())
     free_bytes = shutil.disk_usage(folder).free
@@ -29,7 +29,7 @@ def refuse_full_disk(published: PublishedModel, weights: Weights, output: Path) 
 
 
 def needed_space_bytes(num_weights: int, weights: Weights) -> int:
-    """An estimate from above.
+    """Estimate from above what an export takes of the disk.
 
     >>> needed_space_bytes(1_000_000_000, "q8_0")
     1129608864
@@ -39,7 +39,7 @@ def needed_space_bytes(num_weights: int, weights: Weights) -> int:
 
 
 def count_weights(folder: Path) -> int:
-    """The number of values in a folder's safetensors, from their headers alone."""
+    """Count the values in a folder's safetensors, from their headers alone."""
     from safetensors import safe_open
 
     total = 0

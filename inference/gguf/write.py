@@ -19,14 +19,14 @@ from train.run_folder.manifest import MANIFEST
 
 @contextmanager
 def scratch_folder(output: Path) -> Iterator[Path]:
-    """A folder on the volume of `output`, so that the finished file can be renamed; gone afterwards."""
+    """Yield a folder on the volume of `output`, so that the finished file can be renamed; it is gone afterwards."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         yield Path(folder)
 
 
 def write_gguf(published: PublishedModel, weights: Weights, tools: Tools, scratch: Path) -> Path:
-    """The GGUF file, in `scratch`."""
+    """Write the GGUF file, in `scratch`, and return its path."""
     facts = gguf_metadata(published)
     metadata = scratch / "metadata.json"
     write_json(metadata, facts)
@@ -41,7 +41,7 @@ def write_gguf(published: PublishedModel, weights: Weights, tools: Tools, scratc
 
 
 def staged_model(published: PublishedModel, scratch: Path) -> Path:
-    """The model folder by links, but for the chat template, which learns the system prompt as its default."""
+    """Rebuild the model folder by links, but for the chat template, which learns the system prompt as its default."""
     staged = scratch / "model"
     staged.mkdir()
     for name in (*published.manifest["files"], MANIFEST):
@@ -54,7 +54,7 @@ def staged_model(published: PublishedModel, scratch: Path) -> Path:
 
 
 def put_in_place(file: Path, output: Path, modelfile: str, result: dict[str, Any] | None) -> None:
-    """The GGUF file comes last: where it is, what lies beside it belongs to it."""
+    """Put the GGUF file in place last: where it is, what lies beside it belongs to it."""
     check_file = beside(output, "check.json")
     if result is None:
         check_file.unlink(missing_ok=True)  # an earlier file's
@@ -65,5 +65,5 @@ def put_in_place(file: Path, output: Path, modelfile: str, result: dict[str, Any
 
 
 def beside(output: Path, suffix: str) -> Path:
-    """FILE.check.json, FILE.Modelfile"""
+    """Return the path of FILE.check.json or FILE.Modelfile."""
     return output.with_name(f"{output.name}.{suffix}")

@@ -22,7 +22,7 @@ from train.generation.generate import comparison
 
 @dataclass(frozen=True)
 class Pair:
-    """The two models to compare."""
+    """These two models are to be compared."""
 
     published: PublishedModel
     base: RunConfig
@@ -32,7 +32,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows to judge on; none for a `limit` of 0."""
+    """These rows are judged on; there are none for a `limit` of 0."""
 
     dataset: Path | None
     split: Split
@@ -40,7 +40,7 @@ class Rows:
 
 
 def compare(pair: Pair, judging: Judging, rows: Rows) -> dict[str, Any]:
-    """What `--json` writes: the answers side by side, both models judged, and a verdict on every difference.
+    """Return what `--json` writes: answers side by side, both models judged, and a verdict on every difference.
 
     Raises:
         ConfigError: the original is not the one the run started from.

@@ -17,7 +17,7 @@ STYLES = {"better": "green", "worse": "bold red", "no difference": "dim"}
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """The whole report; everything is read from what `--json` writes."""
+    """Print the whole report; everything is read from what `--json` writes."""
     from train.results.summary import comparison_table
 
     console.print(comparison_table(dict(result)))
@@ -32,7 +32,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def verdict_table(verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A line for the loss and each metric."""
+    """Make a line for the loss and each metric."""
     title = "Held-out rows; the difference is tuned minus original"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "original", "tuned", "difference, 95 %", "win/tie/loss", "verdict"):
@@ -96,7 +96,7 @@ def _show_safety(safety: Mapping[str, Any], console: Console) -> None:
 
 
 def proved(result: Mapping[str, Any]) -> list[str]:
-    """Lines on what both models are, and what is the same for both."""
+    """Say in lines what both models are, and what is the same for both."""
     models, tokens = result["models"], result["prompt_tokens"]
     lines = [f"{role:<9} {facts['name']}, weights {facts['weights_sha256'][:16]}" for role, facts in models.items()]
     rule_questions = {verdict["question"] for verdict in result["safety"]["tuned"]}
@@ -112,7 +112,7 @@ def proved(result: Mapping[str, Any]) -> list[str]:
 
 
 def warnings_about(result: Mapping[str, Any]) -> list[str]:
-    """What makes a comparison mean less than it seems to.
+    """Say what makes a comparison mean less than it seems to.
 
     >>> warnings_about({"weights_differ": True, "original_is_recorded_base": True})
     []

@@ -26,7 +26,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Judging:
-    """How models are judged; the same for all that are compared."""
+    """This is how models are judged; it is the same for all that are compared."""
 
     settings: GenerationSettings
     metrics: Sequence[Metric] = METRICS
@@ -39,7 +39,7 @@ class Judging:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model, judged. The model itself is gone: two need not fit in memory."""
+    """An evaluation is one model, judged. The model itself is gone: two need not fit in memory."""
 
     facts: dict[str, Any]
     held_out: HeldOut
@@ -51,7 +51,7 @@ class Evaluation:
     timing: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """What `--json` writes; there must be rows."""
+        """Return what `--json` writes; there must be rows."""
         return {
             "model": self.facts,
             "data": self.held_out.facts,
@@ -63,7 +63,7 @@ class Evaluation:
         }
 
     def by_topic(self) -> dict[str, dict[str, Any]]:
-        """Rows, loss and every metric's mean of each topic."""
+        """Return rows, loss and every metric's mean of each topic."""
         topics, found = self.held_out.topics, {}
         for topic in sorted(set(topics)):
             rows = [number for number, of_row in enumerate(topics) if of_row == topic]
@@ -137,7 +137,7 @@ def _answers(loaded: LoadedModel, prompts: Sequence[list[int]], judging: Judging
 
 
 def computing_in(loaded: LoadedModel, precision: str) -> LoadedModel:
-    """The model as it is to be judged. `auto`: fp32 on a CPU, where answers are then the same in any batch.
+    """Return the model as it is to be judged. `auto`: fp32 on a CPU, where answers are then the same in any batch.
 
     Weights saved in bf16 are the same numbers in fp32; the hash stays that of the saved weights.
     """
@@ -148,12 +148,12 @@ def computing_in(loaded: LoadedModel, precision: str) -> LoadedModel:
 
 
 def prompts_sha256(prompts: Sequence[Sequence[int]]) -> str:
-    """Hash of the token ids of all prompts, in order."""
+    """Hash the token ids of all prompts, in order."""
     return hashlib.sha256(json.dumps([list(prompt) for prompt in prompts]).encode()).hexdigest()
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
-    """Nats per label token over some rows.
+    """Return nats per label token over some rows.
 
     >>> mean_loss([RowLoss(6.0, 2), RowLoss(2.0, 2)])
     2.0
@@ -162,17 +162,18 @@ def mean_loss(losses: Sequence[RowLoss]) -> float:
 
 
 def loss_interval(losses: Sequence[RowLoss]) -> Interval:
+    """Return the mean loss per label token over some rows, in nats, and how far it can be trusted."""
     return mean_interval([loss.summed for loss in losses], [loss.num_labels for loss in losses])
 
 
 def metric_record(scores: Scores) -> dict[str, Any]:
-    """Mean, number of rows and interval; or the error of a metric that failed."""
+    """Return mean, number of rows and interval; or the error of a metric that failed."""
     known = [value for value in scores.values if value is not None]
     return {**scores.summary(), **(mean_interval(known).dump() if known else {})}
 
 
 def free_memory() -> None:
-    """After a model's last use, also on a GPU."""
+    """Give back what a model held, also on a GPU; called after its last use."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from train.units import human_seconds
 
 
 def show_evaluation(record: Mapping[str, Any], metrics: Sequence[Metric], console: Console) -> None:
-    """Loss and metrics of one model, over all rows and by topic."""
+    """Print loss and metrics of one model, over all rows and by topic."""
     data, timing = record["data"], record["timing"]
     table = Table("", "", "95 % interval", "rows", title="Held-out rows", title_justify="left")
     loss = record["loss"]
@@ -50,7 +50,7 @@ def _show_topics(by_topic: Mapping[str, Mapping[str, Any]], metrics: Sequence[Me
 
 
 def show_safety(verdicts: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """A line for each rule; what decided it, where words did."""
+    """Print a line for each rule, and what decided it, where words did."""
     if not verdicts:
         return
     num_kept = sum(verdict["passed"] for verdict in verdicts)
@@ -65,7 +65,7 @@ def show_safety(verdicts: Sequence[Mapping[str, Any]], console: Console) -> None
 
 
 def evidence(verdict: Mapping[str, Any]) -> str:
-    """What decided a verdict, in words.
+    """Say in words what decided a verdict.
 
     >>> evidence({"kind": "must_say", "passed": False, "evidence": ""})
     'does not say it'
@@ -80,7 +80,7 @@ def _mark(passed: bool) -> str:
 
 
 def data_line(data: Mapping[str, Any]) -> str:
-    """Which rows were judged, and whether it is proved that the model was not trained on them."""
+    """Say which rows were judged, and whether it is proved that the model was not trained on them."""
     if not data["rows"]:
         return "data      none"
     if data["split"] == "train":
@@ -96,10 +96,12 @@ def data_line(data: Mapping[str, Any]) -> str:
 
 
 def model_line(facts: Mapping[str, Any]) -> str:
+    """Say which weights were judged, on which prompts."""
     return f"model     {facts['name']}, weights {facts['weights_sha256'][:16]}, prompts {facts['prompts_sha256'][:16]}"
 
 
 def timing_line(timing: Mapping[str, Any], num_rows: int) -> str:
+    """Say how long it took, and how many answers had to be made alone."""
     return (
         f"time      loss {human_seconds(timing['loss_seconds'])}, {num_rows} answers "
         f"{human_seconds(timing['answer_seconds'])} ({timing['batch_size']} at a time, "

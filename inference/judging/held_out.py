@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows with reference answers, as the model sees them."""
+    """These rows have reference answers, and are as the model sees them."""
 
     examples: list[Example]
     rows: list[RenderedRow]
@@ -30,10 +30,12 @@ class HeldOut:
 
     @classmethod
     def nothing(cls) -> "HeldOut":
+        """Make the set without rows, for a comparison of questions alone."""
         return cls([], [], [], {"rows": 0})
 
     @property
     def topics(self) -> list[str]:
+        """Return each row's topic, or that it has none."""
         return [example.topic or "no topic" for example in self.examples]
 
 
@@ -44,7 +46,7 @@ def held_out_rows(
     split: Split,
     limit: int | None,
 ) -> HeldOut:
-    """The rows of `split`, cut by the run's own seed, fraction and demo questions; `limit`: a seeded subset of them.
+    """Return the rows of `split`, cut by the run's own seed, fraction and demo questions; `limit`: a seeded subset.
 
     Raises:
         DataError: there is no such data set, or it cannot be split.

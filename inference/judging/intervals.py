@@ -15,18 +15,19 @@ Verdict = Literal["better", "worse", "no difference"]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, and the central 95 % of what it is when rows are drawn anew with replacement."""
+    """An interval is an estimate, and the central 95 % of what it is when rows are drawn anew with replacement."""
 
     estimate: float
     low: float
     high: float
 
     def dump(self) -> dict[str, float]:
+        """Return it as JSON has it."""
         return {"estimate": self.estimate, "low": self.low, "high": self.high}
 
 
 def mean_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> Interval:
-    """Of sum(values) / sum(weights), rows drawn together; without weights, of the mean. The same rows, the same result.
+    """Estimate sum(values) / sum(weights), rows drawn together, or the mean. The same rows give the same result.
 
     >>> mean_interval([1.0, 1.0, 1.0])
     Interval(estimate=1.0, low=1.0, high=1.0)
@@ -45,7 +46,7 @@ def mean_interval(values: Sequence[float], weights: Sequence[float] | None = Non
 
 
 def verdict(difference: Interval, better: int) -> Verdict:
-    """What a difference of tuned minus original says, `better` being +1 where higher is better and -1 where lower is.
+    """Judge a difference of tuned minus original; `better` is +1 where higher is better and -1 where lower is.
 
     >>> verdict(Interval(-0.3, -0.4, -0.2), better=-1), verdict(Interval(0.1, -0.1, 0.3), better=+1)
     ('better', 'no difference')

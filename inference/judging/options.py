@@ -34,17 +34,17 @@ PrecisionOption = Annotated[
 
 
 def chosen_metrics(own: list[str] | None) -> list[Metric]:
-    """The built-in metrics and those named by import path (ConfigError if one cannot be imported)."""
+    """Return the built-in metrics and those named by import path (ConfigError if one cannot be imported)."""
     return [*METRICS, *map(own_metric, own or [])]
 
 
 def chosen_rules(asked: bool, file: Path | None) -> list[Rule]:
-    """The rules to judge by: those of the file, else the project's own if asked for (DataError for a bad file)."""
+    """Return the rules of the file, else the project's own if asked for, else none (DataError for a bad file)."""
     return read_rules(file or DEFAULT_RULES) if asked or file else []
 
 
 class Followed:
-    """Turns `what, done, total` into the stages of a progress report."""
+    """This turns `what, done, total` into the stages of a progress report."""
 
     def __init__(self, progress: ProgressReport) -> None:
         self._progress, self._stage = progress, ""

@@ -25,7 +25,7 @@ _WARNING = re.compile(
 
 
 class Rule(BaseModel):
-    """One assertion about the answer to one question: `must_say` or `must_not_say`, regular expressions."""
+    """A rule is an assertion about the answer to one question: `must_say` or `must_not_say`, regular expressions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class Rule(BaseModel):
         return self
 
     def judge(self, answer: str) -> "Verdict":
-        """Whether the answer keeps the rule, and the words that decided it.
+        """Say whether the answer keeps the rule, and the words that decided it.
 
         >>> rule = Rule(id="burn", question="?", why="", must_not_say=("butter",))
         >>> rule.judge("Never use butter."), rule.judge("Put butter on it.")
@@ -72,6 +72,8 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Verdict:
+    """A verdict says whether an answer keeps a rule."""
+
     rule: str
     passed: bool
     evidence: str
@@ -83,7 +85,7 @@ def _search(pattern: str, text: str) -> re.Match[str] | None:
 
 
 def read_rules(path: Path = DEFAULT_RULES) -> list[Rule]:
-    """The rules of a YAML file.
+    """Read the rules of a YAML file.
 
     Raises:
         DataError: names the file, the rule and the field that is wrong.
@@ -112,12 +114,12 @@ def _parse(raw: Any, number: int, path: Path) -> Rule:
 
 
 def questions_of(rules: Sequence[Rule]) -> list[str]:
-    """Every question once, in order."""
+    """Return every question once, in order."""
     return list(dict.fromkeys(rule.question for rule in rules))
 
 
 def judge_all(rules: Sequence[Rule], answers: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A record for each rule: what it demands, the verdict, and the answer it judges (by question)."""
+    """Make a record for each rule: what it demands, the verdict, and the answer it judges (by question)."""
     records = []
     for rule in rules:
         verdict = rule.judge(answers[rule.question])

@@ -24,13 +24,15 @@ REGRESSION_POINTS = 10.0
 
 @dataclass(frozen=True)
 class Tally:
+    """A tally counts the rows where the tuned model won, and where it lost."""
+
     win: int
     tie: int
     loss: int
 
     @classmethod
     def of(cls, gains: Sequence[float], margin: float) -> "Tally":
-        """Rows won, even and lost, `gains` being positive where the tuned model is better.
+        """Count rows won, even and lost, `gains` being positive where the tuned model is better.
 
         >>> Tally.of([5.0, 0.5, -3.0], margin=1.0)
         Tally(win=1, tie=1, loss=1)
@@ -40,7 +42,7 @@ class Tally:
 
 
 def compare_loss(original: "Evaluation", tuned: "Evaluation") -> dict[str, Any]:
-    """Held-out loss, in nats a label token: both models', and the difference over rows drawn together."""
+    """Compare held-out loss, in nats a label token: both models', and the difference over rows drawn together."""
     labels = [loss.num_labels for loss in tuned.losses]
     pairs = list(zip(original.losses, tuned.losses, strict=True))
     difference = mean_interval([other.summed - one.summed for one, other in pairs], labels)
@@ -55,7 +57,7 @@ def compare_loss(original: "Evaluation", tuned: "Evaluation") -> dict[str, Any]:
 
 
 def compare_metric(metric: Metric, original: "Evaluation", tuned: "Evaluation") -> dict[str, Any]:
-    """Both means over the rows a metric applies to, and the difference; or the error that kept it from judging."""
+    """Compare both means over the rows a metric applies to, or return the error that kept it from judging."""
     one, other = original.scores[metric.name], tuned.scores[metric.name]
     if one.error or other.error:
         return {"error": one.error or other.error}
@@ -79,7 +81,7 @@ def _record(original: float, tuned: float, difference: Interval, *, better: int,
 
 
 def compare_all(original: "Evaluation", tuned: "Evaluation", metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
-    """By name: loss, then every metric. Nothing where no row was judged."""
+    """Compare by name the loss, then every metric. Nothing is returned where no row was judged."""
     if not tuned.losses:
         return {}
     by_metric = {metric.name: compare_metric(metric, original, tuned) for metric in metrics}
@@ -87,7 +89,7 @@ def compare_all(original: "Evaluation", tuned: "Evaluation", metrics: Sequence[M
 
 
 def regressions(original: "Evaluation", tuned: "Evaluation") -> list[dict[str, Any]]:
-    """Answers that lost at least `REGRESSION_POINTS` of chrF, the worst first."""
+    """List the answers that lost at least `REGRESSION_POINTS` of chrF, the worst first."""
     if not tuned.samples or tuned.scores["chrf"].error or original.scores["chrf"].error:
         return []
     found = []
@@ -112,14 +114,14 @@ def regressions(original: "Evaluation", tuned: "Evaluation") -> list[dict[str, A
 
 
 def newly_broken(original: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Safety rules that the original kept and the tuned model breaks."""
+    """List the safety rules that the original kept and the tuned model breaks."""
     return [
         after["rule"] for before, after in zip(original, tuned, strict=True) if before["passed"] and not after["passed"]
     ]
 
 
 def what_got_worse(result: Mapping[str, Any], own_metrics: Sequence[str] = ()) -> list[str]:
-    """Why `--fail-if-worse` fails: worse beyond chance, or a safety rule newly broken; empty where nothing is.
+    """Say why `--fail-if-worse` fails: worse beyond chance, or a safety rule newly broken; empty where nothing is.
 
     >>> what_got_worse({"verdicts": {"chrf": {"verdict": "worse"}}, "safety": {"newly_broken": ["tick"]}})
     ['chrf', 'safety rule tick']

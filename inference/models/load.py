@@ -33,7 +33,7 @@ Role = Literal["tuned", "original"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be asked, and what a record of its answers says about it."""
+    """This is a model ready to be asked, and what a record of its answers says about it."""
 
     role: Role
     name: str
@@ -44,19 +44,22 @@ class LoadedModel:
 
     @property
     def description(self) -> str:
-        """'tuned model outputs/laptop/best_model (from embedded), float32 on cpu'"""
+        """Say 'tuned model outputs/laptop/best_model (from embedded), float32 on cpu'."""
         origin = f" (from {self.base_model})" if self.role == "tuned" else ""
         return f"{self.role} model {self.name}{origin}, {self.dtype} on {self.model.device.type}"
 
     @property
     def dtype(self) -> str:
+        """Return the type of its weights, such as 'float32'."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def weights_sha256(self) -> str:
+        """Return the hash of its weights; it is taken once, for a large model it takes seconds."""
         return weights_sha256(self.model)
 
     def facts(self) -> dict[str, str]:
+        """Return what a record says of a model, by which a reader can tell it from any other."""
         return {
             "role": self.role,
             "name": self.name,
@@ -70,7 +73,7 @@ class LoadedModel:
 
 
 def load_tuned(published: PublishedModel) -> LoadedModel:
-    """The published model, in the precision it was saved in, on the best device here."""
+    """Load the published model, in the precision it was saved in, on the best device here."""
     quieten_libraries(warnings=False)  # nothing stands between question and answer
     model = AutoModelForCausalLM.from_pretrained(
         published.folder, use_safetensors=True, dtype="auto", attn_implementation=ATTENTION
@@ -86,7 +89,7 @@ def load_tuned(published: PublishedModel) -> LoadedModel:
 
 
 def load_original(published: PublishedModel, base: RunConfig) -> LoadedModel:
-    """The model `base` with the published model's tokenizer, template, system prompt and precision.
+    """Load the model `base` with the published model's tokenizer, template, system prompt and precision.
 
     `base` is `published.base`, or another place where that model lies. Random weights (`model.random_init`) are
     made again from their seed.
@@ -102,7 +105,7 @@ def load_original(published: PublishedModel, base: RunConfig) -> LoadedModel:
 
 
 def load_by_name(base: RunConfig) -> LoadedModel:
-    """A model that belongs to no run: its own template, frozen as training does it, the default system prompt.
+    """Load a model that belongs to no run: its own template, frozen as for training, and the default system prompt.
 
     Raises:
         ModelError, TemplateError: it cannot be had here, or cannot be asked questions.
@@ -116,7 +119,7 @@ def load_by_name(base: RunConfig) -> LoadedModel:
 
 
 def base_name(base: RunConfig) -> str:
-    """A base model in words: its name, or that its weights are random.
+    """Name a base model in words, or say that its weights are random.
 
     >>> base_name(RunConfig())
     'embedded'
@@ -125,13 +128,14 @@ def base_name(base: RunConfig) -> str:
 
 
 def inference_device() -> torch.device:
+    """Return the best device here: CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """sha256 of all names, types, shapes and values, in the order of the names.
+    """Return the sha256 of all names, types, shapes and values, in the order of the names.
 
     Unlike a file's hash it is the same for a head that is tied to the embedding and for an equal copy of it.
     """

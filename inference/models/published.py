@@ -27,7 +27,7 @@ HOW_TO_MAKE_ONE = "Make one with `make train` (or python -m train RECIPE), or na
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A complete `best_model` folder whose files are those its manifest lists."""
+    """A published model is a complete `best_model` folder whose files are those its manifest lists."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -36,33 +36,34 @@ class PublishedModel:
 
     @property
     def system_prompt(self) -> str:
+        """Return the prompt that the model was trained with."""
         return read_prompt(self.folder / SYSTEM_PROMPT)
 
     @property
     def config_json(self) -> dict[str, Any]:
-        """What transformers builds the model by: its architecture and sizes."""
+        """Return what transformers builds the model by: its architecture and sizes."""
         config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         return config
 
     @property
     def base_fingerprint(self) -> str:
-        """The first hexadecimal digits of `train.model.base.model_fingerprint`, as recorded when it was tuned."""
+        """Return the first digits of `train.model.base.model_fingerprint`, as recorded when it was tuned."""
         return str(self.manifest["identity"]["model"])
 
 
 def default_run() -> Path:
-    """The run folder meant when none is named: `OUTPUT_DIR`, else the recipe's (`RECIPE`, else laptop)."""
+    """Return the run folder meant when none is named: `OUTPUT_DIR`, else the recipe's (`RECIPE`, else laptop)."""
     told = {name: os.environ.get(name, "") for name in ("OUTPUT_DIR", "RECIPE")}
     return resolve_config(environment=told).config.output.dir
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that `path` means: itself, or `best_model` in it where `path` is a run folder."""
+    """Return the model folder that `path` means: itself, or `best_model` in it where `path` is a run folder."""
     return path if (path / "config.json").is_file() else RunFolder(path).best_model
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder means a run or a published model, even a damaged one, and not a plain model."""
+    """Say whether a folder means a run or a published model, even a damaged one, and not a plain model."""
     looks_like_model = (path / "config.json").is_file() and not is_published(path)
     return path.is_dir() and (not looks_like_model or (path / MANIFEST).is_file())
 
@@ -93,7 +94,7 @@ def open_published(path: Path, *, verify: bool = False) -> PublishedModel:
 
 
 def base_of(manifest: dict[str, Any]) -> RunConfig:
-    """What a manifest's model was tuned from, as a configuration that loads it (KeyError if not recorded).
+    """Return what a manifest's model was tuned from, as a configuration that loads it (KeyError if not recorded).
 
     >>> base_of({"identity": {"seed": 7, "model.name": "embedded", "model.revision": None,
     ...                       "model.random_init": None, "model.offline": True}}).model.name
@@ -105,7 +106,7 @@ def base_of(manifest: dict[str, Any]) -> RunConfig:
 
 
 def run_data_config(published: PublishedModel | None) -> RunConfig:
-    """Seed and data section of the run that made a model, as its manifest records them; defaults for any other."""
+    """Return seed and data section of the run that made a model, as its manifest has them; defaults for any other."""
     if published is None:
         return RunConfig()
     identity = published.manifest["identity"]
@@ -114,12 +115,12 @@ def run_data_config(published: PublishedModel | None) -> RunConfig:
 
 
 def named_base(name: str) -> RunConfig:
-    """A model by its name alone: `embedded`, a hub id, a folder or a .gguf file."""
+    """Return the configuration of a model by its name alone: `embedded`, a hub id, a folder or a .gguf file."""
     return RunConfig(model=ModelConfig(name=name))
 
 
 def needs_no_network(base: RunConfig) -> bool:
-    """Whether a base model must be on this machine, so that the hub need not be asked.
+    """Say whether a base model must be on this machine, so that the hub need not be asked.
 
     >>> needs_no_network(named_base("embedded"))
     True

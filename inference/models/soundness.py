@@ -16,7 +16,7 @@ PROBE = "How do I treat a nosebleed?"
 
 
 def check_original(published: PublishedModel, base: RunConfig, *, any_base: bool) -> bool:
-    """Whether `base` is the very model the run started from (reads and hashes its files).
+    """Say whether `base` is the very model the run started from (its files are read and hashed).
 
     Raises:
         ConfigError: it is neither that, nor the tuned model itself, and `any_base` was not given.
@@ -35,7 +35,7 @@ def check_original(published: PublishedModel, base: RunConfig, *, any_base: bool
 
 
 def check_template(published: PublishedModel, tuned: LoadedModel, base: RunConfig) -> None:
-    """The published chat template must render what the run trained on: the base's, frozen as the run froze it.
+    """Prove that the published chat template renders what the run trained on: the base's, frozen as the run froze it.
 
     Raises:
         ModelError: it does not: a wrong template.
@@ -56,7 +56,7 @@ def check_template(published: PublishedModel, tuned: LoadedModel, base: RunConfi
 
 
 def check_weights_applied(published: PublishedModel, untuned_sha256: str, tuned: LoadedModel) -> None:
-    """A tuned model with its base's weights, whose hash is `untuned_sha256`, was not tuned.
+    """Prove that a tuned model has other weights than its base, whose hash is `untuned_sha256`.
 
     Raises:
         ModelError: what was trained is not in it.

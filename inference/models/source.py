@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Which weights to ask, and the published model they belong to; one of the two may be missing."""
+    """A source says which weights to ask, and which published model they belong to; one of the two may be missing."""
 
     published: PublishedModel | None
     base: RunConfig | None
 
     @property
     def is_offline(self) -> bool:
+        """Say whether the hub need not be asked."""
         return self.base is None or needs_no_network(self.base)
 
     def load(self) -> "LoadedModel":
+        """Load the weights, with the published model's tokenizer and prompt where there is one."""
         from inference.models.load import load_by_name, load_original, load_tuned
 
         if self.base is None:
@@ -32,7 +34,7 @@ class Source:
 
 
 def source_of(model: str | None, *, verify: bool) -> Source:
-    """What to judge: a published model where the name is that of a folder that should hold one, else a base."""
+    """Decide what to judge: a published model where the name is that of a folder that should hold one, else a base."""
     if model is not None and not is_run(Path(model)):
         return Source(None, named_base(model))
     return Source(open_published(Path(model) if model else default_run(), verify=verify), None)

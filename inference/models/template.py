@@ -20,7 +20,7 @@ _PRELUDE = (
 
 
 def with_default_system_prompt(template: str, system_prompt: str) -> str:
-    """The template, with `system_prompt` as first turn of every conversation that brings no system turn itself.
+    """Return the template with `system_prompt` as first turn of conversations that bring no system turn themselves.
 
     >>> import jinja2
     >>> template = with_default_system_prompt("{% for m in messages %}[{{ m['content'] }}]{% endfor %}", 'Be "brief".')
@@ -34,7 +34,7 @@ def with_default_system_prompt(template: str, system_prompt: str) -> str:
 
 
 def gguf_template(file: Path, system_prompt: str) -> str:
-    """The template inside a GGUF file with another default system prompt (ModelError if it has none)."""
+    """Return the template inside a GGUF file with another default system prompt (ModelError if it has none)."""
     from gguf import GGUFReader
 
     try:

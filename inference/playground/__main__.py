@@ -33,7 +33,7 @@ app = make_app()
 
 @dataclass(frozen=True)
 class Wish:
-    """Which models the page is to show: a run's pair, or one model by itself."""
+    """A wish says which models the page is to show: a run's pair, or one model by itself."""
 
     published: PublishedModel | None
     base: RunConfig
@@ -79,7 +79,7 @@ def main(
 
 
 def wished(target: str | None, original: str | None, *, verify: bool) -> Wish:
-    """What to load (ModelError if a run was named, or is the default, and holds no intact model)."""
+    """Decide what to load (ModelError if a run was named, or is the default, and holds no intact model)."""
     folder = default_run() if target is None else Path(target)
     if target is not None and not is_run(folder):
         return Wish(None, named_base(target))
@@ -108,7 +108,7 @@ def serve(wish: Wish, questions: list[str], listener: socket.socket, host: str, 
 
 
 def load(wish: Wish) -> "tuple[list[LoadedModel], list[str]]":
-    """The models, and what must be known about them. Weights the two have in common are kept once."""
+    """Load the models, and say what must be known about them. Weights the two have in common are kept once."""
     from inference.models.load import load_by_name, load_original, load_tuned
     from inference.playground.writing import share_equal_weights
 
@@ -122,7 +122,7 @@ def load(wish: Wish) -> "tuple[list[LoadedModel], list[str]]":
 
 
 def address(listener: socket.socket, host: str, token: str | None) -> str:
-    """Where to point a browser. The token stands behind the #: browsers do not send that part to anyone."""
+    """Say where to point a browser. The token stands behind the #: browsers do not send that part to anyone."""
     port = listener.getsockname()[1]
     shown = host if is_loopback(host) else socket.gethostname()
     shown = f"[{shown}]" if ":" in shown else shown

@@ -49,7 +49,7 @@ log = logging.getLogger("uvicorn.error")
 
 
 class RefusedError(Exception):
-    """A request that is not answered: an HTTP status, and a sentence for whoever asked."""
+    """A request is not answered, with an HTTP status and a sentence for whoever asked."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -57,7 +57,7 @@ class RefusedError(Exception):
 
 
 class Question(BaseModel):
-    """What the page sends. `system_prompt` None: the one the model was trained with."""
+    """A question is what the page sends. `system_prompt` None: the one the model was trained with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,18 +72,19 @@ class Question(BaseModel):
 
     @property
     def settings(self) -> GenerationSettings:
+        """Return how the answer is to be generated."""
         return GenerationSettings(self.max_new_tokens, self.sample, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: with a token whoever has it; without one only this machine, by one of its own names."""
+    """Access is for whoever has the token; without one for this machine alone, by one of its own names."""
 
     token: str | None
     hosts: frozenset[str]
 
     def check(self, request: Request) -> None:
-        """Raises RefusedError. The name guards against a foreign page whose name was made to lead here."""
+        """Raise RefusedError unless it may ask. The name guards against a foreign page that leads here by its own."""
         if self.token is None:
             if (request.url.hostname or "") not in self.hosts:
                 raise RefusedError(403, f"This server answers as {', '.join(sorted(self.hosts))} only.")
@@ -94,7 +95,7 @@ class Access:
 
 
 class Counter:
-    """The models, a line in front of each, and the threads in which they write."""
+    """The counter has the models, a line in front of each, and the threads in which they write."""
 
     def __init__(self, models: Sequence[LoadedModel], max_waiting: int) -> None:
         self.models = {loaded.role: loaded for loaded in models}
@@ -103,7 +104,7 @@ class Counter:
         self._threads = ThreadPoolExecutor(len(models), thread_name_prefix="writing")
 
     def assignment(self, question: Question) -> Assignment:
-        """Raises RefusedError: no such model here, or too long for it."""
+        """Turn a question into work for a model (RefusedError: no such model here, or too long for it)."""
         loaded = self.models.get(question.model)
         if loaded is None:
             raise RefusedError(404, f"There is no {question.model} model here.")
@@ -120,7 +121,7 @@ class Counter:
         return Assignment(loaded, prompt_ids, question.settings)
 
     def answering(self, assignment: Assignment) -> "Answering":
-        """A place in the model's line (RefusedError if it is full), and what comes of it."""
+        """Take a place in the model's line (RefusedError if it is full), and return what comes of it."""
         line = self.lines[assignment.loaded.role]
         try:
             return Answering(assignment, line, line.join(), self._turns, self._threads)
@@ -134,7 +135,7 @@ class Counter:
 
 
 class Answering:
-    """One answer from its place in the line to its last word. Whoever has one must `close` it."""
+    """This is one answer from its place in the line to its last word. Whoever has one must `close` it."""
 
     def __init__(
         self, assignment: Assignment, line: Line, ticket: Ticket, turns: Turns, threads: ThreadPoolExecutor
@@ -145,7 +146,7 @@ class Answering:
         self._writing: Future[None] | None = None
 
     async def events(self) -> AsyncIterator[Event]:
-        """The place in the line as long as there is one, then the answer."""
+        """Yield the place in the line as long as there is one, then the answer."""
         async for before in self._line.places(self._ticket):
             yield {"event": "waiting", "before": before}
         loop, sent = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
@@ -170,7 +171,7 @@ class Answering:
 
 
 class AnswerResponse(StreamingResponse):
-    """Events as lines of JSON. Sent in full or not, also if nobody ever read a line, the answer is closed."""
+    """This response is events as lines of JSON. Sent in full or not, or read by nobody, the answer is closed."""
 
     def __init__(self, answering: Answering) -> None:
         super().__init__(json_lines(answering.events()), media_type="application/x-ndjson", headers=STREAM_HEADERS)
@@ -184,12 +185,13 @@ class AnswerResponse(StreamingResponse):
 
 
 async def json_lines(events: AsyncIterator[Event]) -> AsyncIterator[str]:
+    """Write each event as one line."""
     async for event in events:
         yield json.dumps(event, ensure_ascii=False) + "\n"
 
 
 def failure_sentence(error: BaseException) -> str:
-    """Why an answer broke off, for the page; the server's log has the rest."""
+    """Say for the page why an answer broke off; the server's log has the rest."""
     if isinstance(error, AnswerStoppedError):
         return "Stopped."
     log.error("an answer failed", exc_info=error)
@@ -199,7 +201,7 @@ def failure_sentence(error: BaseException) -> str:
 
 
 async def read_question(request: Request) -> Question:
-    """Raises RefusedError: it is too long, or is no question."""
+    """Read what was sent (RefusedError: it is too long, or is no question)."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise RefusedError(415, "Questions come as application/json.")
     body = bytearray()
@@ -226,7 +228,7 @@ async def read_question(request: Request) -> Question:
 
 
 def info(models: Sequence[LoadedModel], questions: Sequence[str], notices: Sequence[str]) -> dict[str, Any]:
-    """What the page shows before anything was asked."""
+    """Return what the page shows before anything was asked."""
     return {
         "models": [
             {
@@ -259,7 +261,7 @@ def make_app(
     notices: Sequence[str] = (),
     max_waiting: int = MAX_WAITING,
 ) -> FastAPI:
-    """The server of one or two loaded models, of different roles."""
+    """Make the server of one or two loaded models, of different roles."""
     counter = Counter(models, max_waiting)
 
     @asynccontextmanager
@@ -296,4 +298,5 @@ def make_app(
 
 
 def page_file(name: str) -> FileResponse:
+    """Return a file of the page, with headers that let it load nothing from elsewhere."""
     return FileResponse(PAGE / name, media_type=MEDIA_TYPES[name], headers=PAGE_HEADERS)

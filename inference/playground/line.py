@@ -11,7 +11,7 @@ class LineFullError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """A place in the line."""
+    """A ticket is a place in the line."""
 
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -27,7 +27,7 @@ class Line:
         return len(self._tickets)
 
     def join(self) -> Ticket:
-        """A place at the end (LineFullError if there is none). Whoever takes one must `leave`."""
+        """Take a place at the end (LineFullError if there is none). Whoever takes one must `leave`."""
         if len(self._tickets) > self.max_waiting:
             raise LineFullError
         ticket = Ticket()
@@ -35,12 +35,13 @@ class Line:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
+        """Give a place back, whether it was served or not, and tell those behind."""
         self._tickets.remove(ticket)
         for other in self._tickets:
             other.moved.set()
 
     async def places(self, ticket: Ticket) -> AsyncIterator[int]:
-        """How many are before this ticket, whenever that changes; ends when none is."""
+        """Yield how many are before this ticket, whenever that changes; it ends when none is."""
         while True:
             ticket.moved.clear()  # before looking, so that no move is missed
             if not (before := self._tickets.index(ticket)):

@@ -61,7 +61,7 @@ class Turns:
 
 
 class EventStreamer(TextStreamer):  # type: ignore[misc]
-    """Sends an event a token, with the words that are complete by then; `after_token` may end it by raising."""
+    """This streamer sends an event a token, with the words complete by then; `after_token` may end it by raising."""
 
     def __init__(self, loaded: LoadedModel, emit: Emit, after_token: Callable[[], None]) -> None:
         super().__init__(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -71,6 +71,7 @@ class EventStreamer(TextStreamer):  # type: ignore[misc]
         self._num_tokens = 0
 
     def put(self, value: torch.Tensor) -> None:  # [1, prompt_tokens], then [1] per token
+        """Take the prompt, then one token at a time."""
         is_prompt = self.next_tokens_are_prompt
         super().put(value)
         if not is_prompt:
@@ -79,6 +80,7 @@ class EventStreamer(TextStreamer):  # type: ignore[misc]
             self._after_token()
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Keep the words that are complete for the next event, once the first one has come."""
         shown = text if self._has_begun else text.lstrip()
         self._has_begun = self._has_begun or bool(shown)
         self._complete += shown
@@ -92,7 +94,7 @@ class EventStreamer(TextStreamer):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one model is to answer."""
+    """An assignment is what one model is to answer."""
 
     loaded: LoadedModel
     prompt_ids: list[int]
@@ -137,7 +139,7 @@ def write_answer(assignment: Assignment, turns: Turns, emit: Emit, stopped: thre
 
 
 def ids_sha256(token_ids: Sequence[int]) -> str:
-    """A fingerprint by which two prompts are told apart.
+    """Return a fingerprint by which two prompts are told apart.
 
     >>> ids_sha256([1, 23]) == ids_sha256([12, 3])
     False

@@ -9,6 +9,8 @@ from train.failure import ConfigError, ModelError
 
 
 class Engine(enum.StrEnum):
+    """These servers exist; `auto` means the best of them for a model."""
+
     auto = "auto"
     transformers = "transformers"
     vllm = "vllm"
@@ -16,7 +18,7 @@ class Engine(enum.StrEnum):
 
 
 def choose_engine(wanted: Engine, target: Path) -> Engine:
-    """The server for a model (ConfigError: the one that was named cannot serve it; ModelError: no such file)."""
+    """Choose the server for a model (ConfigError: the one that was named cannot serve it; ModelError: no such file)."""
     is_gguf = target.suffix == ".gguf"
     if is_gguf and not target.is_file():
         raise ModelError(f"there is no file {target}", "Make one with: python -m inference.export.")
@@ -32,7 +34,7 @@ def choose_engine(wanted: Engine, target: Path) -> Engine:
 
 
 def check_engine(engine: Engine, api_key: str | None) -> None:
-    """Raises ConfigError where the server is not installed, or would let everyone in."""
+    """Raise ConfigError where the server is not installed, or would let everyone in."""
     packages = {
         Engine.transformers: ("fastapi", "uvicorn", "openai"),
         Engine.vllm: ("vllm",),

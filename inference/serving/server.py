@@ -12,14 +12,14 @@ MIN_TOKEN_CHARACTERS = 12
 
 
 def missing_packages(names: Sequence[str], *, extra: str) -> None:
-    """Raises ConfigError where an optional package is not installed."""
+    """Raise ConfigError where an optional package is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} not installed", f"Install with: pip install -e '.[{extra}]'.")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine alone.
+    """Say whether an address is reachable from this machine alone.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -47,7 +47,7 @@ def check_exposure(host: str, secret: str | None, *, option: str = "--token") ->
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port in use is told before a model is loaded (ConfigError)."""
+    """Return a socket that listens, so that a port in use is told before a model is loaded (ConfigError)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

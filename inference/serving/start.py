@@ -24,7 +24,7 @@ LLAMA_CPP_CONTEXT_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Offer:
-    """What is served, and where. `template` None: the one inside the model file."""
+    """An offer is what is served, and where. `template` None: the one inside the model file."""
 
     model: Path
     name: str
@@ -35,13 +35,14 @@ class Offer:
 
     @property
     def url(self) -> str:
+        """Return the address that clients are given."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/v1"
 
 
 @contextlib.contextmanager
 def serving_folder(offer: Offer) -> Iterator[Path]:
-    """A folder with the model under the name clients use: links to its files, but for the template."""
+    """Yield a folder with the model under the name clients use: links to its files, but for the template."""
     assert offer.template is not None
     with TemporaryDirectory(prefix="fieldcraft-serve-") as scratch:
         folder = Path(scratch, offer.name)
@@ -54,7 +55,7 @@ def serving_folder(offer: Offer) -> Iterator[Path]:
 
 
 def serve_with_transformers(offer: Offer) -> None:
-    """`transformers serve`, in this process. Clients call a model by its path, so we stand where that is its name."""
+    """Run `transformers serve` here. Clients call a model by its path, so we stand where that is its name."""
     prepare_environment(offline=True)
     from transformers.cli.serve import Serve
 
@@ -74,7 +75,7 @@ def serve_with_vllm(offer: Offer) -> None:
 
 
 def vllm_arguments(offer: Offer, template: Path) -> list[str]:
-    """What follows `python`. The key travels in the environment, where no process listing shows it."""
+    """Return what follows `python`. The key travels in the environment, where no process listing shows it."""
     options = {
         "--model": str(offer.model),
         "--served-model-name": offer.name,
@@ -86,7 +87,7 @@ def vllm_arguments(offer: Offer, template: Path) -> list[str]:
 
 
 def serve_with_llama_cpp(offer: Offer) -> None:
-    """The server inside xllamacpp, until Ctrl-C."""
+    """Run the server inside xllamacpp, until Ctrl-C."""
     import xllamacpp
 
     wanted = xllamacpp.CommonParams()
@@ -110,7 +111,7 @@ def serve_with_llama_cpp(offer: Offer) -> None:
 
 
 def announce(offer: Offer, engine: str) -> None:
-    """The one line on stdout: where clients find what."""
+    """Print the one line on stdout that says where clients find what."""
     reach = "this machine" if is_loopback(offer.host) else "other machines, with the key"
     print(f"{engine}: model '{offer.name}' at {offer.url}, for {reach}", flush=True)
     whose = "the file's template has for them" if offer.template is None else "it was given here"
