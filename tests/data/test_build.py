@@ -12,7 +12,7 @@ import pytest
 import data.build
 from data.build import BuildOptions, build
 from data.dataset import dataset_fingerprint, read_dataset, write_dataset
-from data.manifest import is_up_to_date, manifest_path, publish
+from data.manifest import is_up_to_date, manifest_path
 from data.near_duplicates import normalise
 from data.progress import Silent
 from data.schema import ColumnMap, DataError, Example, Limits
@@ -334,16 +334,6 @@ def test_an_interrupt_leaves_the_old_data_set_as_it_was(output, monkeypatch, sta
     with pytest.raises(KeyboardInterrupt):
         build_rows([ROW, OTHER], output)
     assert {path.name: path.read_bytes() for path in output.parent.iterdir()} == before
-
-
-def test_publish_moves_both_files(tmp_path):
-    (tmp_path / "work").mkdir()
-    finished = tmp_path / "work" / "rows.parquet"
-    finished.write_bytes(b"rows")
-    publish(finished, tmp_path / "rows.parquet", {"sha256": "x"})
-    assert (tmp_path / "rows.parquet").read_bytes() == b"rows"
-    assert json.loads((tmp_path / "rows.manifest.json").read_text()) == {"sha256": "x"}
-    assert list((tmp_path / "work").iterdir()) == []
 
 
 # The real set

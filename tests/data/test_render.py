@@ -6,41 +6,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data.render import IGNORE_INDEX, check_template, render_prompt, render_training_row
+from data.render import IGNORE_INDEX, check_template, num_equal, render_prompt, render_training_row
 from data.tokenizer import TemplateError, freeze_chat_template, load_chat_tokenizer
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-# Date and reasoning mode in the system turn, an empty <think> block before every answer, generation marks.
-SMOLLM3_STYLE = (
-    "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"
-    "{{- '<|im_start|>system\nToday Date: ' + strftime_now('%d %B %Y') + '\nReasoning Mode: ' -}}"
-    "{{- ('/think' if enable_thinking else '/no_think') + '\n\n' -}}"
-    "{%- if messages[0].role == 'system' -%}{{- messages[0].content -}}{%- endif -%}{{- '<|im_end|>\n' -}}"
-    "{%- set opening = '<|im_start|>assistant\n' + ('' if enable_thinking else '<think>\n\n</think>\n') -%}"
-    "{%- for m in messages -%}{%- if m.role == 'user' -%}{{ '<|im_start|>user\n' + m.content + '<|im_end|>\n' }}"
-    "{%- elif m.role == 'assistant' -%}{% generation %}{{ opening + m.content + '<|im_end|>\n' }}{% endgeneration %}"
-    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{ opening }}{%- endif -%}"
-)
-LLAMA3_STYLE = (
-    "{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
-    "{%- set date_string = strftime_now(\"%d %b %Y\") %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
-    "{%- endif %}{%- for m in messages %}{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
-    "{%- if m.role == 'system' %}{{- 'Today Date: ' + date_string + '\n\n' }}{%- endif %}"
-    "{{- m.content | trim + eos_token }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
-TEMPLATES = {"chatml": CHATML, "smollm3": SMOLLM3_STYLE, "llama3": LLAMA3_STYLE}
-
-CONVERSATION = [
-    {"role": "system", "content": "Be exact."},
-    {"role": "user", "content": "How many cups in a pint?"},
-    {"role": "assistant", "content": "2 cups.\n1. Fill one.\n2. Fill another."},
-    {"role": "user", "content": "And in a quart?"},
-    {"role": "assistant", "content": "Four: 32 fl oz at 100 °C or cold."},
-]
+from tests.data.templates import CHATML, CONVERSATION, LLAMA3_STYLE, TEMPLATES
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +96,6 @@ def test_a_saved_tokenizer_renders_the_same_ids(tokenizer, tmp_path):
     assert render_prompt(reloaded, CONVERSATION[:2]) == render_prompt(tokenizer, CONVERSATION[:2])
 
 
-def test_the_clock_and_the_caller_cannot_change_a_frozen_template(embedded, monkeypatch):
-    frozen = freeze_chat_template(SMOLLM3_STYLE, datetime.date(2025, 7, 1), {"enable_thinking": False})
-    monkeypatch.setattr(embedded, "chat_template", frozen)
-    text = embedded.apply_chat_template(CONVERSATION[:2], tokenize=False, enable_thinking=True)
-    assert "Today Date: 01 July 2025\nReasoning Mode: /no_think" in text
-
-
-def test_a_clock_that_cannot_be_frozen_is_refused():
-    with pytest.raises(TemplateError, match="cannot be frozen"):
-        freeze_chat_template("{% set f = '%Y' %}{{ strftime_now(f) }}", datetime.date(2025, 7, 1), {})
-
-
 def test_a_template_that_rewrites_earlier_turns_is_refused(embedded, monkeypatch):
     forgets = CHATML.replace("+ m.content +", "+ (m.content if loop.last else 'cut') +")
     monkeypatch.setattr(embedded, "chat_template", forgets)
@@ -166,3 +122,8 @@ def test_padding_with_eos_leaves_the_real_eos_trained(embedded):
     trained = batch["input_ids"][0][batch["labels"][0] != IGNORE_INDEX]
     assert trained[-1] == embedded.eos_token_id
     assert (batch["labels"][0] != IGNORE_INDEX).sum() == rows[0].num_label_tokens
+
+
+def test_equal_tokens_of_answers_of_unequal_length():
+    assert num_equal([1, 2], [1, 2, 3]) == 2
+    assert num_equal([], [1]) == 0

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.render import num_equal
-from inference.export import Tools, write_gguf
 from inference.gguf import proof as gguf_proof
 from inference.gguf.llama_cpp import find_converter
 from inference.gguf.proof import Agreement, prove, refuse_wide_gaps
+from inference.gguf.tools import Tools
+from inference.gguf.write import write_gguf
 from inference.models.load import LoadedModel, load_tuned
 from inference.models.published import open_published
 from train.failure import ModelError
@@ -89,8 +89,3 @@ def test_near_ties_pass_and_wide_gaps_do_not():
     refuse_wide_gaps(with_gap(3.0), "q4_k_m")
     with pytest.raises(ModelError, match=r"after 12 equal tokens it takes one that is 0\.40 nats"):
         refuse_wide_gaps(with_gap(0.4), "f16")
-
-
-def test_equal_tokens_of_answers_of_unequal_length():
-    assert num_equal([1, 2], [1, 2, 3]) == 2
-    assert num_equal([], [1]) == 0
