@@ -2,9 +2,11 @@
 
 import sys
 
+import pytest
+
 from inference.gguf.llama_cpp import SCRIPT, find_converter
 from inference.gguf.tools import Tools
-from inference.gguf.write import write_gguf
+from inference.gguf.write import beside, put_in_place, scratch_folder, write_gguf
 from inference.models.published import open_published
 
 # A converter that knows the architecture of the smoke model and does what a test writes behind it.
@@ -30,3 +32,22 @@ def test_q4_k_m_goes_through_f16(smoke_run, tmp_path):
     file = write_gguf(open_published(smoke_run), "q4_k_m", tools, tmp_path)
     assert file.read_text() == "f16 -> Q4_K_M"
     assert not (tmp_path / "f16.gguf").exists()
+
+
+def test_a_proof_of_an_earlier_file_does_not_stay_beside_an_unproved_one(tmp_path):
+    output = tmp_path / "m.gguf"
+    for number, result in enumerate(({"weights": "f16"}, None)):
+        file = tmp_path / "scratch.gguf"
+        file.write_text(f"weights {number}")
+        put_in_place(file, output, f"modelfile {number}", result)
+        assert output.read_text() == f"weights {number}"
+        assert beside(output, "Modelfile").read_text() == f"modelfile {number}"
+        assert beside(output, "check.json").exists() is (result is not None)
+    assert {path.name for path in tmp_path.iterdir()} == {"m.gguf", "m.gguf.Modelfile"}
+
+
+def test_what_was_begun_is_cleared_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "deep" / "m.gguf") as scratch:
+        (scratch / "f16.gguf").write_text("half")
+        raise KeyboardInterrupt
+    assert list((tmp_path / "deep").iterdir()) == []

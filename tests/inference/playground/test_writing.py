@@ -1,6 +1,5 @@
 """Answers being written: models take turns, stop between two tokens, wait in line, and share equal weights."""
 
-import asyncio
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from data.render import render_prompt
 from inference.asking.generate import ask_model
 from inference.models.load import load_original, load_tuned
 from inference.models.published import open_published
-from inference.playground.line import Line, LineFullError
 from inference.playground.writing import AnswerStoppedError, Assignment, Turns, share_equal_weights, write_answer
 from tests.inference.playground.playground_server import SECONDS, wait_until
 from train.generation.generate import question_conversation
@@ -68,24 +66,6 @@ def test_a_stopped_answer_raises_and_frees_its_turn(models):
     assert [event["event"] for event in events] == ["start", "text", "text", "text"]
     with turns.taken():
         pass
-
-
-def test_line_serves_in_order_and_is_bounded():
-    async def scenario():
-        line = Line(max_waiting=1)
-        first, second = line.join(), line.join()
-        with pytest.raises(LineFullError):
-            line.join()
-        assert [before async for before in line.places(first)] == []
-        places = line.places(second)
-        assert await anext(places) == 1
-        line.leave(first)  # between two looks
-        with pytest.raises(StopAsyncIteration):
-            await anext(places)
-        line.leave(second)
-        assert len(line) == 0
-
-    asyncio.run(scenario())
 
 
 def test_equal_weights_are_kept_once_and_answers_stay(smoke_run, models):
