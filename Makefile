@@ -35,11 +35,14 @@ data: .venv/installed  ## build data/qa_dataset.parquet if its source has change
 train: data  ## fine-tune on this machine (RECIPE, NPROC, ARGS)
 	$(PY) -m train $(RECIPE) $(if $(NPROC),--nproc $(NPROC)) $(ARGS)
 
+# A worker a core (ARGS="-n 0": none). What waits for other threads must not take a core meanwhile.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: data  ## the test suite (minutes)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: data  ## the test suite with everything marked slow
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY) -m pytest --slow $(ARGS)
+	$(PYTEST) --slow $(ARGS)
 
 chaos: data  ## kill, stop and freeze ranks at random, and check that every run ends bit-equal (ARGS="--faults 8 --seed 3")
 	$(PY) -m tests.chaos $(ARGS)

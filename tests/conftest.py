@@ -1,18 +1,27 @@
-"""What all tests share: slow tests on request, the command line as a subprocess, one small finished run."""
+"""What all tests share: how they are dealt to workers, the command line as a subprocess, one small finished run."""
 
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+
+from tests.free_ports import free_port
+from tests.turns import Turns
+
+# Workers and ranks share the cores: threads that wait actively for each other slow down all beside them fourfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A slow machine is no failure. `--hypothesis-profile long`: minutes of fuzzing.
 settings.register_profile("suite", deadline=None)
@@ -29,6 +38,15 @@ SECONDS = 240
 RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RECIPE", "OUTPUT_DIR", "DATA_DIR")
 
 
+MAX_WORKERS = 4
+"""Some tests start four ranks."""
+
+LONGEST_FIRST: tuple[str, ...] = ()
+"""Test files that take longest: begun first, none is left over at the end. The others come in their usual order."""
+
+TURNS = pytest.StashKey[Turns]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
@@ -37,16 +55,56 @@ def pytest_report_header() -> str:
     return f"kubernetes client {version('kubernetes')}"
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: a worker for every core, but none for a single file, whose tests stay together."""
+    names_one_file = len(config.args) == 1 and ".py" in config.args[0]
+    return 0 if names_one_file else min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if is_worker():
+        config.stash[TURNS] = Turns(config.cache.mkdir("turns"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    if is_worker():
+        places = {ROOT / name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the test's timeout: it may wait for its turn
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    turns = item.config.stash.get(TURNS, None)
+    if turns is None:
+        return (yield)
+    turns.begin(alone="alone" in item.keywords)
+    try:
+        return (yield)
+    finally:
+        turns.end(next_alone=nextitem is not None and "alone" in nextitem.keywords)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped for which reason: `-rs` names them one by one."""
+    skipped = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} skipped")
+        for reason, number in Counter(skipped).most_common():
+            terminalreporter.write_line(f"{number:>5}  {reason}")
+
+
+def is_worker() -> bool:
+    """Whether this process runs tests beside others."""
+    return "PYTEST_XDIST_WORKER" in os.environ
 
 
 def clean_environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    return {**kept, "OMP_NUM_THREADS": "1", **more}
+    return {**kept, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **more}
 
 
 def run_module(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,9 +123,7 @@ def run_ranks(
     world_size: int, *arguments: str, per_rank: Sequence[Sequence[str]] = ()
 ) -> list[subprocess.CompletedProcess[str]]:
     """`python -m train ARGUMENTS` as that many ranks, with exactly the variables the training operator injects."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     processes = []
     for rank in range(world_size):
         command = [sys.executable, "-m", "train", *arguments, *(per_rank[rank] if per_rank else ())]
@@ -116,8 +172,20 @@ def history() -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the smoke recipe, made once by the real command line."""
-    folder = tmp_path_factory.mktemp("smoke") / "run"
+    """The folder of a finished run of the smoke recipe, made once by the real command line.
+
+    Every worker has a copy: a test that starts the run again takes the folder's lock.
+    """
+    if not is_worker():
+        return finished_smoke_run(tmp_path_factory.mktemp("smoke") / "run")
+    shared = tmp_path_factory.getbasetemp().parent / "smoke"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            finished_smoke_run(shared.with_name("smoke.making")).rename(shared)
+    return Path(shutil.copytree(shared, tmp_path_factory.mktemp("smoke") / "run"))
+
+
+def finished_smoke_run(folder: Path) -> Path:
     finished = run_module("train", "smoke", f"output.dir={folder}")
     assert finished.returncode == 0, finished.stderr
     return folder

@@ -8,7 +8,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -17,10 +16,13 @@ from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.free_ports import free_port
+
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ["train.run", "train.results.summary", "train.preflight.preflight", "tests.forked_ranks"]
 BEFORE_IMPORT = {
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONPATH": str(ROOT),
@@ -111,12 +113,6 @@ def run_gang(
         codes = gang.await_end(seconds)
     assert codes == [0] * world_size, f"{codes}\n{gang.errors()}"
     return gang
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _preload() -> None:

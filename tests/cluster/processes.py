@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from tests.cluster.backend import Launch, Mount
 from tests.cluster.logs import READ_BYTES
 from tests.cluster.status import Object
+from tests.free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_COMMAND = ("python", "-m", "train")  # what the image runs
@@ -112,6 +112,7 @@ class ProcessBackend:
             "PATH": path,
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
             "HOSTNAME": launch.pod["metadata"]["name"],
         }
         given = {name: localized(value, launch.mounts) for name, value in launch.environment.items()}
@@ -122,9 +123,7 @@ class ProcessBackend:
 
     def _port_of_job(self, uid: str) -> str:
         if uid not in self._ports:
-            with socket.socket() as probe:
-                probe.bind((HOST, 0))
-                self._ports[uid] = str(probe.getsockname()[1])
+            self._ports[uid] = str(free_port())
         return self._ports[uid]
 
     async def close(self) -> None:

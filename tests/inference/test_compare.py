@@ -24,7 +24,6 @@ SHORT = ["--max-new-tokens", "2"]
 def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("OUTPUT_DIR", str(tmp_path / "no-run"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 
 def invoke(*arguments: str | Path):

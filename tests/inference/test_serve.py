@@ -24,6 +24,7 @@ from inference.models.load import load_tuned
 from inference.models.published import open_published
 from inference.models.template import with_default_system_prompt
 from inference.serving import engines
+from tests.free_ports import free_port
 from train.config.run_config import RunConfig
 from train.generation.generate import question_conversation
 from train.generation.settings import GenerationSettings
@@ -38,8 +39,7 @@ SECONDS = 240
 @contextmanager
 def serving(tmp_path, *arguments, api_key=None):
     """A client of the real command line, once it answers; the process is ended as by Ctrl-C."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "inference.serve", *map(str, arguments), "--port", str(port)]
@@ -159,12 +159,10 @@ def test_refusals_are_one_line(arguments, code, complaint, smoke_run, tmp_path, 
     broken, prompt = tmp_path / "broken.gguf", tmp_path / "prompt.txt"
     broken.write_bytes(b"GGUF" + bytes(100))
     prompt.write_text("Be brief.")
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as probe:
-        free = probe.getsockname()[1]
-        probe.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         words = {"RUN": smoke_run, "BROKEN": broken, "PROMPT": prompt, "TAKEN": taken.getsockname()[1]}
         told = [str(words.get(text, text)) for text in arguments]
-        result = CliRunner().invoke(serve.app, told if "--port" in told else [*told, "--port", str(free)])
+        result = CliRunner().invoke(serve.app, told if "--port" in told else [*told, "--port", str(free_port())])
     assert result.exit_code == code, result.output + repr(result.exception)
     assert complaint in result.stderr
     assert "Traceback" not in result.stderr

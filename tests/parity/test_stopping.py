@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.storm import assert_same_run
-from tests.forked_ranks import free_port
+from tests.free_ports import free_port
 from train.run_folder.manifest import verify_manifest
 from train.run_folder.run_folder import RunFolder
 

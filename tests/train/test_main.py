@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from data.dataset import write_dataset
 from data.schema import Example, Message
-from tests.forked_ranks import free_port
+from tests.free_ports import free_port
 from train.run_folder.manifest import is_published, verify_manifest
 from train.run_folder.run_folder import RunFolder
 

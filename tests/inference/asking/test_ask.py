@@ -41,7 +41,6 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("NETWORK_ATTEMPTS", str(tmp_path / "attempts"))
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     yield
     assert not (tmp_path / "attempts").exists(), (tmp_path / "attempts").read_text()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.forked_ranks import free_port
+from tests.free_ports import free_port
 from train.distributed import exchange
 from train.failure import ConfigError
 from train.planning.measure import this_cpu

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked_ranks import free_port
+from tests.free_ports import free_port
 from train.distributed.group import _compare
 from train.failure import BadDataError, ConfigError, ModelError
 

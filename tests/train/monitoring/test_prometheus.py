@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.free_ports import free_port
 from train.distributed.topology import Topology
 from train.monitoring.prometheus import PHASES, STEP_GAUGES, Exporter, open_exporter
 
@@ -19,9 +19,7 @@ IDENTITY = {"model.name": "embedded", "model": "f385befc", "data": "d0b14f8f"}
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 def read(port):
