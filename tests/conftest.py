@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from tests.free_ports import free_port
+from tests.forked_commands import Commands, clean_environment
+from tests.forked_ranks import Gang
 from tests.turns import Turns
 
 # Workers and ranks share the cores: threads that wait actively for each other slow down all beside them fourfold.
@@ -33,10 +34,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 240
-
-# The environment of a rank in this very process must not leak into the processes that tests start.
-RANK_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "RECIPE", "OUTPUT_DIR", "DATA_DIR")
-
 
 MAX_WORKERS = 4
 """Some tests start four ranks."""
@@ -102,13 +99,8 @@ def is_worker() -> bool:
     return "PYTEST_XDIST_WORKER" in os.environ
 
 
-def clean_environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    return {**kept, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **more}
-
-
 def run_module(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE ARGUMENTS` from the repository root."""
+    """`python -m MODULE ARGUMENTS` from the repository root, as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
@@ -120,32 +112,17 @@ def run_module(module: str, *arguments: str, **environment: str) -> subprocess.C
 
 
 def run_ranks(
-    world_size: int, *arguments: str, per_rank: Sequence[Sequence[str]] = ()
+    world_size: int, *arguments: str, per_rank: Sequence[Sequence[str]] = (), logs: Path
 ) -> list[subprocess.CompletedProcess[str]]:
     """`python -m train ARGUMENTS` as that many ranks, with exactly the variables the training operator injects."""
-    port = str(free_port())
-    processes = []
-    for rank in range(world_size):
-        command = [sys.executable, "-m", "train", *arguments, *(per_rank[rank] if per_rank else ())]
-        environment = clean_environment(
-            PYTHONUNBUFFERED="1",
-            MASTER_ADDR="127.0.0.1",
-            PET_MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            PET_MASTER_PORT=port,
-            WORLD_SIZE=str(world_size),
-            RANK=str(rank),
-            PET_NODE_RANK=str(rank),
-            PET_NPROC_PER_NODE="1",
-            PET_NNODES=str(world_size),
-        )
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-    finished = []
-    for process in processes:
-        out, error = process.communicate(timeout=SECONDS)
-        finished.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
-    return finished
+    with Gang(world_size, arguments, logs, per_rank, clean_environment()) as gang:
+        codes = gang.await_end(SECONDS)
+    assert None not in codes, f"{codes}\n{gang.errors()}"
+    return [
+        subprocess.CompletedProcess(rank.process.name, code, rank.out, rank.error)
+        for rank, code in zip(gang.ranks, codes, strict=True)
+        if code is not None
+    ]
 
 
 def history_of(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -156,13 +133,20 @@ def history_of(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    return run_module
+def run() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`python -m MODULE ARGUMENTS` from the repository root, forked from a process that has its libraries already."""
+    with Commands() as commands:
+
+        def run_command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            finished = commands.run(module, *arguments, environment=clean_environment(**environment))
+            return subprocess.CompletedProcess([module, *arguments], finished.code, finished.stdout, finished.stderr)
+
+        yield run_command
 
 
-@pytest.fixture(scope="session")
-def ranks() -> Callable[..., list[subprocess.CompletedProcess[str]]]:
-    return run_ranks
+@pytest.fixture
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    return lambda *given, **options: run_ranks(*given, **options, logs=tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,17 @@
 """Ranks of `python -m train` that start in a moment: forked from a process that has loaded the libraries already.
 
-What runs is the command line's own `execute`, with the variables that the training operator injects. Tests that start
+What runs is the command line, with the variables that the training operator injects. Tests that start
 hundreds of ranks, only to kill them, would otherwise spend nearly all of their time importing torch.
 """
 
 import gc
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
@@ -19,7 +20,9 @@ from pathlib import Path
 from tests.free_ports import free_port
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ["train.run", "train.results.summary", "train.preflight.preflight", "tests.forked_ranks"]
+LIBRARIES = ["data.__main__", "data.render", "train.run", "train.results.summary", "train.preflight.preflight",
+             "inference.compare", "inference.asking.generate", "inference.models.load", "deploy.profile", "datasets",
+             "tests.forked_ranks", "tests.forked_commands"]  # fmt: skip
 BEFORE_IMPORT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -63,17 +66,25 @@ class Gang:
     """All ranks of one attempt at a run; none outlives the `with` block."""
 
     def __init__(
-        self, world_size: int, arguments: Sequence[str], logs: Path, per_rank: Sequence[Sequence[str]] = ()
+        self,
+        world_size: int,
+        arguments: Sequence[str],
+        logs: Path,
+        per_rank: Sequence[Sequence[str]] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment` is all there is besides the operator's variables; by default, this process's at its start."""
         logs.mkdir(parents=True, exist_ok=True)
-        _preload()
+        preload()
         self.ranks: list[Rank] = []
         self.seconds = 0.0
         port = free_port()
         for number in range(world_size):
             words = [*arguments, *(per_rank[number] if per_rank else ())]
             log = logs / f"rank-{number}"
-            process = CONTEXT.Process(target=_be_a_rank, args=(number, world_size, port, words, log), daemon=True)
+            process = CONTEXT.Process(
+                target=_be_a_rank, args=(number, world_size, port, words, log, environment), daemon=True
+            )
             process.start()
             self.ranks.append(Rank(number, process, log))
         self._began = time.monotonic()
@@ -115,7 +126,24 @@ def run_gang(
     return gang
 
 
-def _preload() -> None:
+def operators_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What the training operator injects, and nothing else: LOCAL_RANK is not among it."""
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size),
+        "RANK": str(rank),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+        "PET_NODE_RANK": str(rank),
+        "PET_NPROC_PER_NODE": "1",
+        "PET_NNODES": str(world_size),
+    }
+
+
+def preload() -> None:
+    """Start the process that ranks are forked from, if it does not run yet."""
     CONTEXT.set_forkserver_preload(LIBRARIES)
     before = dict(os.environ)
     os.environ.update(BEFORE_IMPORT)
@@ -126,23 +154,26 @@ def _preload() -> None:
         os.environ.update(before)
 
 
-def _be_a_rank(rank: int, world_size: int, port: int, arguments: Sequence[str], log: Path) -> None:
-    """Runs in the forked process: the operator's environment, output to files, then the command line's own code."""
+def _be_a_rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None,
+) -> None:
+    """Runs in the forked process: the operator's environment, output to files, then the command line."""
     os.chdir(ROOT)
-    operator = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(world_size),
-        "RANK": str(rank),
-        "PET_NPROC_PER_NODE": "1",
-    }
-    os.environ.update(BEFORE_IMPORT | (operator if world_size > 1 else {}))
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
+    os.environ.update(BEFORE_IMPORT | (operators_variables(rank, world_size, port) if world_size > 1 else {}))
     for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
         stream.flush()
         with log.with_suffix(f".{name}").open("w") as file:
             os.dup2(file.fileno(), 1 if name == "out" else 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     gc.freeze()  # what the libraries allocated is for good: no collection needs to look through it
-    from train.__main__ import execute, leave
-
-    leave(execute(list(arguments), dry_run=False, preflight=False, nproc=None))
+    sys.argv = ["train", *arguments]
+    sys.modules.pop("train.__main__", None)  # imported before for what it imports; now it is to run
+    runpy.run_module("train", run_name="__main__", alter_sys=True)

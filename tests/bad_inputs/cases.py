@@ -17,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.tokenizer import load_chat_tokenizer
-from tests.bad_inputs.forked_commands import ROOT, Commands, Finished
+from tests.forked_commands import Commands, Finished, clean_environment
+from tests.forked_ranks import ROOT
 from train.run_folder.manifest import READY, write_manifest
 
 Prepare = Callable[[Path], object]
 DISK_BYTES = 192 * 1024
+SHORT_WAITS = {"train.run_folder.retries.RETRY_SECONDS": 0.5, "train.methods.sft.RETRY_SECONDS": 0.5}
+"""For a full disk that nobody will clean up."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,7 @@ CASES = (
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Run every case that this machine can run."""
-    with Commands() as commands:
+    with Commands(SHORT_WAITS) as commands:
         for number, case in enumerate(CASES):
             place = folder / f"case-{number}"
             place.mkdir()
@@ -268,7 +271,7 @@ def run(case: Case, place: Path, commands: Commands) -> Outcome:
     case.prepare(place)
     module, *arguments = (word.replace("{dir}", str(place)).replace("''", "") for word in case.command.split())
     environment = {name: value.replace("{dir}", str(place)) for name, value in case.environment.items()}
-    finished = commands.run(module, *arguments, environment={"COLUMNS": "400", **environment})
+    finished = commands.run(module, *arguments, environment=clean_environment(COLUMNS="400", **environment))
     return Outcome(case, finished, sentence(finished.stderr, place))
 
 

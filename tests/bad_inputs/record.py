@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.bad_inputs.cases import Outcome, outcomes
-from tests.bad_inputs.forked_commands import ROOT
+from tests.forked_ranks import ROOT
 
 TABLE = ROOT / "docs" / "bad-inputs.md"
 HEAD = """# Bad inputs

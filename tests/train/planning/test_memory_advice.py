@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import clean_environment
+from tests.forked_commands import clean_environment
 from train.config.run_config import resolve_config
 from train.distributed.machine import available_memory_bytes
 from train.distributed.topology import Topology
