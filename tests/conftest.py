@@ -38,7 +38,24 @@ SECONDS = 240
 MAX_WORKERS = 4
 """Some tests start four ranks."""
 
-LONGEST_FIRST: tuple[str, ...] = ()
+LONGEST_FIRST = (
+    "tests/drills/test_chaos.py",
+    "tests/bad_inputs/test_bad_inputs.py",
+    "tests/drills/test_watch.py",
+    "tests/parity/test_exact_resume.py",
+    "tests/parity/test_losing_a_peer.py",
+    "tests/parity/test_fast_paths.py",
+    "tests/parity/test_stopping.py",
+    "tests/chaos/test_chaos.py",
+    "tests/drills/test_drills.py",
+    "tests/drills/test_training.py",
+    "tests/drills/test_fetch.py",
+    "tests/train/test_main.py",
+    "tests/train/distributed/test_group.py",
+    "tests/train/monitoring/test_tracking.py",
+    "tests/inference/test_export.py",
+    "tests/inference/test_compare.py",
+)
 """Test files that take longest: begun first, none is left over at the end. The others come in their usual order."""
 
 TURNS = pytest.StashKey[Turns]()
@@ -133,15 +150,20 @@ def history_of(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def run() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def commands() -> Iterator[Commands]:
+    with Commands() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def run(commands: Commands) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`python -m MODULE ARGUMENTS` from the repository root, forked from a process that has its libraries already."""
-    with Commands() as commands:
 
-        def run_command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-            finished = commands.run(module, *arguments, environment=clean_environment(**environment))
-            return subprocess.CompletedProcess([module, *arguments], finished.code, finished.stdout, finished.stderr)
+    def run_command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        finished = commands.run(module, *arguments, environment=clean_environment(**environment))
+        return subprocess.CompletedProcess([module, *arguments], finished.code, finished.stdout, finished.stderr)
 
-        yield run_command
+    return run_command
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tests.free_ports import free_port
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ["data.__main__", "data.render", "train.run", "train.results.summary", "train.preflight.preflight",
-             "inference.compare", "inference.asking.generate", "inference.models.load", "deploy.profile", "datasets",
-             "tests.forked_ranks", "tests.forked_commands"]  # fmt: skip
+             "inference.compare", "inference.asking.generate", "inference.models.load", "deploy.__main__",
+             "kubernetes.client", "datasets", "tests.forked_ranks", "tests.forked_commands"]  # fmt: skip
 BEFORE_IMPORT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -12,9 +12,9 @@ import pytest
 from tests.cluster.containers import ContainerBackend, why_unavailable
 from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.processes import ProcessBackend
+from tests.forked_commands import Commands
 
 ROOT = Path(__file__).parents[2]
-DEPLOY_SECONDS = 200
 Deploy = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -81,11 +81,12 @@ def deploy_command(cluster: LocalCluster, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def deploy(cluster: LocalCluster) -> Deploy:
-    """Run `python -m deploy ARGUMENTS` to its end."""
+def deploy(cluster: LocalCluster, commands: Commands) -> Deploy:
+    """Run `python -m deploy ARGUMENTS` to its end, as a fork."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(**deploy_command(cluster, *arguments), capture_output=True, timeout=DEPLOY_SECONDS)
+        ended = commands.run("deploy", *arguments, environment=cluster.environment)
+        return subprocess.CompletedProcess(arguments, ended.code, ended.stdout, ended.stderr)
 
     return run
 

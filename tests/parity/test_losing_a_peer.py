@@ -12,7 +12,7 @@ from tests.tiny_runs import CACHED, PLAIN, tiny_run
 from train.config.run_config import DistributedConfig
 from train.failure import ExitCode
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 15
 SPARE_SECONDS = 90
 """For a machine that is busy: the farewell takes a few seconds, and each rank must be scheduled."""
 
@@ -59,7 +59,7 @@ def test_frozen_for_less_than_the_time_out_is_no_failure(tmp_path):
     with Gang(2, arguments, tmp_path / "logs") as gang:
         gang.await_line("step 1/")
         gang.ranks[1].send(signal.SIGSTOP)
-        time.sleep(8)  # longer than it takes to be named, had anything failed
+        time.sleep(6)  # longer than it takes to be named, had anything failed
         gang.ranks[1].send(signal.SIGCONT)
         assert gang.await_end(150) == [0, 0], gang.errors()
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_over_leaves_no_lock(tmp_path):
 
 
 def test_a_rank_that_is_killed_while_the_process_group_is_made(tmp_path):
-    with start(3, tmp_path, *CACHED, "distributed.rendezvous_timeout_seconds=40") as gang:
+    with start(3, tmp_path, *CACHED, "distributed.rendezvous_timeout_seconds=20") as gang:
         deadline = time.monotonic() + SPARE_SECONDS
         while not any(_meets(rank) for rank in gang.ranks[1:]):
             assert time.monotonic() < deadline

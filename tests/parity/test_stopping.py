@@ -1,6 +1,5 @@
 """A run that was asked to stop saves and leaves; started again, it ends bit for bit where an undisturbed one does."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.storm import assert_same_run
-from tests.free_ports import free_port
+from tests.forked_commands import clean_environment
+from tests.forked_ranks import Gang
 from train.run_folder.manifest import verify_manifest
 from train.run_folder.run_folder import RunFolder
 
@@ -21,10 +21,9 @@ PLAIN = (*CACHED, "speed.prefix_sharing=off", "optim.batch_size=2", "output.chec
 TWO_RANKS = (*PLAIN, "--nproc", "2")
 
 
-def start(*arguments, **environment):
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+def start(*arguments):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "train", *arguments], cwd=ROOT, env=variables, **pipes)
+    return subprocess.Popen([sys.executable, "-m", "train", *arguments], cwd=ROOT, env=clean_environment(), **pipes)
 
 
 def await_step(process, step):
@@ -42,6 +41,12 @@ def end(process):
     return process.returncode, out, error
 
 
+def ended(gang):
+    """Exit code and errors of a single rank."""
+    [code] = gang.await_end(SECONDS)
+    return code, gang.ranks[0].error
+
+
 @pytest.fixture(scope="module")
 def undisturbed(run, tmp_path_factory):
     folders = {}
@@ -52,21 +57,21 @@ def undisturbed(run, tmp_path_factory):
     return folders
 
 
-def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, run, tmp_path):
+def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, run, tmp_path, tmp_path_factory):
     arguments = (*CACHED, f"output.dir={tmp_path}")
-    process = start(*arguments)
-    await_step(process, 1)
-    (tmp_path / "STOP").touch()
-    code, _, error = end(process)
+    with Gang(1, arguments, tmp_path_factory.mktemp("by-file")) as gang:
+        gang.await_line("step 1/")
+        (tmp_path / "STOP").touch()
+        code, error = ended(gang)
     assert code == 143
     assert error.splitlines()[-1].startswith("stopped: rank 0, training: stopped at step ")
     assert "saved. Start again to go on." in error
     assert not (tmp_path / "STOP").exists()
 
-    process = start(*arguments)
-    await_step(process, 8)  # the end of an epoch: the evaluation is under way when the signal comes
-    process.send_signal(signal.SIGTERM)
-    code, _, error = end(process)
+    with Gang(1, arguments, tmp_path_factory.mktemp("in-evaluation")) as gang:
+        gang.await_line("step 8/")  # the end of an epoch: the evaluation is under way when the signal comes
+        gang.ranks[0].send(signal.SIGTERM)
+        code, error = ended(gang)
     assert code == 143, error
     assert "stopped at step 8, saved" in error
 
@@ -76,7 +81,7 @@ def test_one_rank_stopped_by_file_and_in_an_evaluation(undisturbed, run, tmp_pat
     assert_same_run(RunFolder(tmp_path), undisturbed["cached"])
 
 
-def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, run, tmp_path):
+def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, run, tmp_path, tmp_path_factory):
     process = start(*TWO_RANKS, f"output.dir={tmp_path}")
     await_step(process, 2)
     process.send_signal(signal.SIGINT)  # to the launcher, which passes it on
@@ -85,27 +90,25 @@ def test_two_ranks_stopped_by_ctrl_c_and_by_one_of_them(undisturbed, run, tmp_pa
     assert error.count("saved. Start again to go on.") == 2
     assert "Traceback" not in error
 
-    meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [start(*PLAIN, f"output.dir={tmp_path}", RANK=str(rank), **meet) for rank in range(2)]
-    await_step(ranks[0], 7)
-    ranks[1].send_signal(signal.SIGTERM)
-    ended = [end(process) for process in ranks]
-    assert [code for code, _, _ in ended] == [143, 143], ended
-    assert all("saved. Start again to go on." in error for _, _, error in ended)
+    with Gang(2, (*PLAIN, f"output.dir={tmp_path}"), tmp_path_factory.mktemp("by-one")) as gang:
+        gang.await_line("step 7/")
+        gang.ranks[1].send(signal.SIGTERM)
+        assert gang.await_end(SECONDS) == [143, 143], gang.errors()
+        assert all("saved. Start again to go on." in rank.error for rank in gang.ranks)
 
     finished = run("train", *TWO_RANKS, f"output.dir={tmp_path}")
     assert finished.returncode == 0, finished.stderr
     assert_same_run(RunFolder(tmp_path), undisturbed["plain"])
 
 
-def test_stopped_while_publishing(undisturbed, run, tmp_path):
-    process = start(*CACHED, f"output.dir={tmp_path}")
-    await_step(process, 12)
-    while '"phase": "publication"' not in (tmp_path / "status.json").read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    code, _, error = end(process)
+def test_stopped_while_publishing(undisturbed, run, tmp_path, tmp_path_factory):
+    with Gang(1, (*CACHED, f"output.dir={tmp_path}"), tmp_path_factory.mktemp("publishing")) as gang:
+        gang.await_line("step 12/")
+        while '"phase": "publication"' not in (tmp_path / "status.json").read_text():
+            assert gang.ranks[0].process.is_alive()
+            time.sleep(0.02)
+        gang.ranks[0].send(signal.SIGTERM)
+        code, error = ended(gang)
     assert code == 143, error
     assert "publication" in error
     assert not (tmp_path / "best_model").exists()

@@ -162,6 +162,7 @@ def test_ranks_that_part_in_good_order_do_not_miss_each_other(company):
     assert not made.left
 
 
+@pytest.mark.alone
 def test_progress_keeps_the_watch_quiet_and_its_absence_names_who_is_behind(company, capfd):
     made = company(2, stall_timeout_seconds=0.5)
     for vigil in made.vigils:

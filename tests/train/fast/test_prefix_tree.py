@@ -146,6 +146,7 @@ def test_any_forest_is_the_tree_of_its_rows_in_any_order(rows, random):
         ]
 
 
+@pytest.mark.alone
 def test_planning_is_fast():
     rows = [row([*range(330), *range(1000 * n, 1000 * n + 100)], labelled_from=400) for n in range(64)]
     seconds = []

@@ -81,6 +81,7 @@ def test_a_warning_shows_no_secret(capsys, monkeypatch):
     assert capsys.readouterr().err == "warning: tracking: mlflow: *** was refused by https://***@tracker.example/x.\n"
 
 
+@pytest.mark.alone
 def test_a_tracker_that_hangs_does_not_hold_up_training(folder, capsys, monkeypatch):
     monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.2)
