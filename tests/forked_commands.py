@@ -10,9 +10,11 @@ import runpy
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 from tests.forked_ranks import BEFORE_IMPORT, CONTEXT, ROOT, preload
@@ -82,6 +84,7 @@ def run_forked(module: str, arguments: list[str], environment: dict[str, str]) -
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
         child = os.fork()
         if child == 0:
+            signal.alarm(LIMIT_SECONDS)
             become(module, arguments, environment, out.fileno(), error.fileno())
         _, status = os.waitpid(child, 0)
         texts = []
@@ -93,7 +96,6 @@ def run_forked(module: str, arguments: list[str], environment: dict[str, str]) -
 
 def become(module: str, arguments: list[str], environment: dict[str, str], out: int, error: int) -> None:
     """Be that command, and end."""
-    signal.alarm(LIMIT_SECONDS)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(error, 2)
@@ -114,3 +116,26 @@ def become(module: str, arguments: list[str], environment: dict[str, str], out: 
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def start_forked(command: Sequence[str], environment: Mapping[str, str]) -> tuple[BaseProcess, int]:
+    """Start `python -m MODULE ARGUMENTS` as the leader of a session; returns it, and a file number to read output from.
+
+    It has exactly these environment variables.
+    """
+    preload()
+    readable, writable = os.pipe()
+    with Connection(writable, readable=False) as output:
+        process = CONTEXT.Process(target=_lead_session, args=(list(command), dict(environment), output), daemon=True)
+        process.start()
+    with contextlib.suppress(ProcessLookupError):
+        while os.getpgid(process.pid or 0) != process.pid:
+            time.sleep(0.001)
+    return process, readable
+
+
+def _lead_session(command: list[str], environment: dict[str, str], output: Connection) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    _, _, module, *arguments = command
+    become(module, arguments, environment, output.fileno(), output.fileno())
