@@ -47,10 +47,11 @@ test-slow: data  ## the test suite with everything marked slow
 chaos: data  ## kill, stop and freeze ranks at random, and check that every run ends bit-equal (ARGS="--faults 8 --seed 3")
 	$(PY) -m tests.chaos $(ARGS)
 
-check: .venv/installed  ## lint, format and types
+check: .venv/installed  ## lint, format, types and who imports whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 audit: .venv/installed  ## bandit and checkov (where CHECKOV names it), known holes in what is installed
 	$(PY) -m pytest -q tests/test_security.py tests/deploy/jobs/test_checkov.py
@@ -69,5 +70,5 @@ e2e: data  ## build the image and train in containers of it, through deploy-scri
 		$(PY) -m pytest --slow tests/deploy/test_image.py tests/drills/test_e2e.py $(ARGS)
 
 clean:  ## remove caches, not .venv and not outputs/
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
