@@ -12,7 +12,6 @@ import torch
 from tests.free_ports import free_port
 from train.distributed import exchange
 from train.failure import ConfigError
-from train.planning.measure import this_cpu
 
 ROOT = Path(__file__).parents[3]
 
@@ -127,12 +126,3 @@ def test_a_library_that_cannot_add_bf16_is_refused(monkeypatch):
         "distributed.gradient_compression=bf16 is not possible here: Invalid scalar type. "
         "Set distributed.gradient_compression=none."
     )
-
-
-def test_this_machine_is_measured_and_its_threads_left_alone():
-    threads = torch.get_num_threads()
-    cpu = this_cpu()
-    assert cpu.is_shared
-    assert cpu.fp32_tflops > 1e-3
-    assert cpu.memory_bytes > 0
-    assert torch.get_num_threads() == threads
