@@ -11,7 +11,7 @@
 - KServe runs containers through Go's text/template, for which two braces are an action: no `{{` in what is
   rendered.
 - vLLM gets the model's own template with its own system prompt as default, so a client that sends the question
-  alone asks with the prompt of training. `inference.serving.template` does the same elsewhere; a test holds the two
+  alone asks with the prompt of training. `inference.models.template` does the same elsewhere; a test holds the two
   together.
 - The runtime bears the service's name: OpenShift AI's dashboard shows the two together only then.
 - RawDeployment and Recreate: a model that takes minutes to load should not be scaled to zero, and a second pod
