@@ -29,6 +29,7 @@ DATASET_SCHEMA = pa.schema(
         MESSAGES_COLUMN: pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
     }
 )
+# The build has limited its rows; a set that is built is not judged by another build's limits.
 _NO_LIMITS = Limits(max_row_chars=None)
 _HOW_TO_BUILD = "Build one with: python -m data build SOURCE --output PATH."
 

@@ -36,6 +36,7 @@ def followed(steps: Steps[T], title: str, progress: ProgressReport) -> Iterator[
     """Go through the steps of one stage and report them as they are taken."""
     progress.stage(title, len(steps))
     for position, step in enumerate(steps):
+        # Telling of every step would cost more than some steps do.
         if position % STEPS_PER_REPORT == 0:
             progress.advance(position)
         yield step
@@ -104,6 +105,7 @@ class Bar:
     def finish(self) -> None:
         """Show the stage as done."""
         if self._task is not None:
+            # A stage whose total is not known would be shown as running for ever.
             self._progress.update(self._task, total=1, completed=1)
 
 

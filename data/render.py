@@ -75,6 +75,7 @@ def _assistant_span(
             f"the chat template breaks the prefix rule at message {turn}: what comes before an answer is rendered "
             "differently once the answer is there, so training and inference would see different token ids"
         )
+    # From the end: what a template writes after the EOS token, such as a line break, is not the answer's.
     for position in range(len(through) - 1, len(prompt) - 1, -1):
         if through[position] == tokenizer.eos_token_id:
             return len(prompt), position + 1
@@ -113,6 +114,7 @@ def _token_ids(
     conversation: Sequence[dict[str, str]],
     add_generation_prompt: bool = False,
 ) -> list[int]:
+    # Without return_dict=False transformers 5 returns a BatchEncoding, not token ids.
     rendered: list[int] = tokenizer.apply_chat_template(
         list(conversation), tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt
     )

@@ -134,6 +134,7 @@ def _parse_json(text: bytes, name: str, line: int) -> Mapping[str, object] | Dat
 
 
 def _read_csv(source: Source) -> Iterator[Record]:
+    # The module's own limit of 128 KiB would stop at a long answer; parse_row has one that the user chooses.
     csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     content, file = _open_bytes(source.name)
     # Bytes that are not UTF-8 become lone surrogates, which parse_row refuses, naming line and field.

@@ -59,6 +59,7 @@ class SpilledRows:
 
     def take(self, rows: NDArray[np.int64]) -> pa.RecordBatch:
         """Return the given rows in the given order, with the columns of DATASET_SCHEMA."""
+        # A take for each batch, then one that puts all rows into the order asked for.
         batches, rows_in_batch = np.divmod(rows, ROWS_PER_BATCH)
         by_batch = np.argsort(batches, kind="stable")
         parts = [self._batches[batch].take(rows_in_batch[batches == batch]) for batch in np.unique(batches)]

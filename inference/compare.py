@@ -82,6 +82,7 @@ def main(
         original = named_base(base) if base else published.base
         prepare_environment(offline=needs_no_network(original))
 
+        # Here, since they load torch: whatever is wrong with the command line has been told by now.
         from inference.judging.comparison import Pair, Rows, compare
         from inference.judging.comparison_report import show
         from inference.judging.evaluation import Judging

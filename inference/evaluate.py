@@ -67,6 +67,7 @@ def main(
         source = source_of(model, verify=verify)
         prepare_environment(offline=source.is_offline)
 
+        # Here, since they load torch: whatever is wrong with the command line has been told by now.
         from inference.judging.evaluation import Judging, computing_in, evaluate
         from inference.judging.evaluation_report import show_evaluation, show_safety
         from inference.judging.held_out import held_out_rows

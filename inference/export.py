@@ -83,6 +83,7 @@ def export_gguf(
     Raises:
         ConfigError: `output` is there already. StorageError: too little space. ModelError: it is not the same model.
     """
+    # What can be refused is refused first: a conversion takes minutes.
     refuse_to_replace(output, force=force)
     refuse_full_disk(published, weights, output)
     with scratch_folder(output) as scratch:

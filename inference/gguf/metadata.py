@@ -59,6 +59,7 @@ def check_written(file: Path, published: PublishedModel) -> None:
     template = reader.get_field("tokenizer.chat_template")
     description = reader.get_field("general.description")
     found = {
+        # A tied head is the embedding: it is not written a second time.
         "its own LM head (output.weight)": published.config_json.get("tie_word_embeddings", True)
         or any(tensor.name == "output.weight" for tensor in reader.tensors),
         "the chat template with the system prompt": template is not None

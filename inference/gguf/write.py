@@ -47,6 +47,7 @@ def staged_model(published: PublishedModel, scratch: Path) -> Path:
     for name in (*published.manifest["files"], MANIFEST):
         if name != CHAT_TEMPLATE:
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            # Links, since a copy would take room that was not asked for; resolved, since they stand in another folder.
             (staged / name).symlink_to((published.folder / name).resolve())
     template = (published.folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
     (staged / CHAT_TEMPLATE).write_text(with_default_system_prompt(template, published.system_prompt), encoding="utf-8")

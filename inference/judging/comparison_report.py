@@ -38,6 +38,7 @@ def verdict_table(verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
     for column in ("", "original", "tuned", "difference, 95 %", "win/tie/loss", "verdict"):
         table.add_column(column, no_wrap="difference" in column)
     for name, found in verdicts.items():
+        # A metric of one's own is named by its user, and rich would take [brackets] for markup.
         label = escape(name)
         if "error" in found:
             table.add_row(label, "", "", "", "", f"[red]failed: {escape(found['error'])}[/red]")

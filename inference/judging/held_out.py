@@ -59,6 +59,7 @@ def held_out_rows(
     numbers = {"train": sides.train, "validation": sides.validation, "all": range(len(examples))}[split]
     chosen = [examples[number] for number in seeded_subset(list(numbers), limit, config.seed)]
     rows = _tokenised(loaded, config, chosen)
+    # A row whose answer was cut off entirely has nothing to be judged by. It is counted, not passed over in silence.
     kept = [(example, row) for example, row in zip(chosen, rows, strict=True) if row.num_label_tokens]
     facts = {
         "dataset": str(path),
@@ -97,6 +98,7 @@ def _is_the_runs_own(
             [examples[number] for number in numbers],
             system_prompt=loaded.system_prompt,
             max_length_tokens=config.data.max_length_tokens,
+            # The run has refused what was cut too often; here the same rows are only made again.
             max_truncated_fraction=1.0,
         )
 

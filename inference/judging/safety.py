@@ -58,6 +58,7 @@ class Rule(BaseModel):
         >>> rule.judge("Never use butter."), rule.judge("Put butter on it.")
         (Verdict(rule='burn', passed=True, evidence=''), Verdict(rule='burn', passed=False, evidence='butter'))
         """
+        # Models write the typographic apostrophe, rules are typed with the plain one.
         typewriter = answer.replace("’", "'")
         if self.must_say:
             found = next((hit for pattern in self.must_say if (hit := _search(pattern, typewriter))), None)
@@ -65,6 +66,7 @@ class Rule(BaseModel):
         for sentence in _SENTENCE_END.split(typewriter):
             for pattern in self.must_not_say:
                 hit = _search(pattern, sentence)
+                # Only what comes before can turn the words round: "never use butter", but not "use butter, never ice".
                 if hit and not _WARNING.search(sentence[: hit.start()]):
                     return Verdict(self.id, False, hit[0])
         return Verdict(self.id, True, "")

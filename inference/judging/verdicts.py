@@ -45,6 +45,7 @@ def compare_loss(original: "Evaluation", tuned: "Evaluation") -> dict[str, Any]:
     """Compare held-out loss, in nats a label token: both models', and the difference over rows drawn together."""
     labels = [loss.num_labels for loss in tuned.losses]
     pairs = list(zip(original.losses, tuned.losses, strict=True))
+    # Of the ratio, not of the rows' means: a long row weighs as much here as in the loss that training reports.
     difference = mean_interval([other.summed - one.summed for one, other in pairs], labels)
     gains = [(one.summed - other.summed) / one.num_labels for one, other in pairs]
     return _record(
@@ -96,6 +97,7 @@ def regressions(original: "Evaluation", tuned: "Evaluation") -> list[dict[str, A
     for row, (before, after) in enumerate(
         zip(original.scores["chrf"].values, tuned.scores["chrf"].values, strict=True)
     ):
+        # chrF applies to every row, unlike metrics that may return None.
         assert before is not None
         assert after is not None
         if before - after >= REGRESSION_POINTS:

@@ -53,6 +53,7 @@ class PublishedModel:
 
 def default_run() -> Path:
     """Return the run folder meant when none is named: `OUTPUT_DIR`, else the recipe's (`RECIPE`, else laptop)."""
+    # These two alone: a wrong value in another variable that training reads is no concern of a question.
     told = {name: os.environ.get(name, "") for name in ("OUTPUT_DIR", "RECIPE")}
     return resolve_config(environment=told).config.output.dir
 
@@ -81,6 +82,7 @@ def open_published(path: Path, *, verify: bool = False) -> PublishedModel:
     folder = model_folder(path)
     if not folder.is_dir():
         raise ModelError(f"{path} holds no {folder.name}: no run has ended well here", HOW_TO_MAKE_ONE)
+    # READY is written last, so without it nothing else that lies there says anything.
     if not is_published(folder):
         raise ModelError(f"{folder} is not published: its {READY} marker is missing", HOW_TO_MAKE_ONE)
     try:

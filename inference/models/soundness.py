@@ -24,6 +24,7 @@ def check_original(published: PublishedModel, base: RunConfig, *, any_base: bool
     fingerprint = model_fingerprint(base)
     if fingerprint.startswith(published.base_fingerprint):
         return True
+    # A model compared with itself must show no difference: anybody can check the comparison by that.
     is_itself = fingerprint == model_fingerprint(named_base(str(published.folder)))
     if not any_base and not is_itself:
         raise ConfigError(
@@ -40,6 +41,7 @@ def check_template(published: PublishedModel, tuned: LoadedModel, base: RunConfi
     Raises:
         ModelError: it does not: a wrong template.
     """
+    # Date and variables of the template are the run's, which were frozen into what it trained on, not the defaults.
     recorded = base.model_copy(update={"data": run_data_config(published).data})
     conversation = question_conversation(PROBE, tuned.system_prompt)
     trained_on = render_prompt(load_tokenizer(recorded), conversation)

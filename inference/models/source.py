@@ -25,6 +25,7 @@ class Source:
 
     def load(self) -> "LoadedModel":
         """Load the weights, with the published model's tokenizer and prompt where there is one."""
+        # Here, since it loads torch, which reads the environment that prepare_environment sets.
         from inference.models.load import load_by_name, load_original, load_tuned
 
         if self.base is None:

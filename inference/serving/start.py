@@ -67,6 +67,7 @@ def serve_with_transformers(offer: Offer) -> None:
 def serve_with_vllm(offer: Offer) -> None:
     """Become vLLM's server: signals and exit code are its own."""
     assert offer.template is not None
+    # Named by its content, so that the template of a server that runs already stays what it is.
     file = cache_dir() / "serving" / f"{hashlib.sha256(offer.template.encode()).hexdigest()[:16]}.jinja"
     write_text(file, offer.template)
     key = {"VLLM_API_KEY": offer.api_key} if offer.api_key else {}
