@@ -15,7 +15,7 @@
 Below them: files.py (how anything gets onto the disk), libraries.py (what the libraries are told), model_files.py
 (where a base model lies), progress.py (how far a job is).
 
-- No module loads torch when it is imported; transformers is loaded by the functions of tokenizer.py alone.
+- No module loads torch when it is imported; transformers and datasets are loaded by the functions that need them.
 - A bad row is a DataError handed on as a value: whoever reads a million rows decides whether one is the end. What is
   dropped is counted by its reason, with examples, in the manifest.
 - The same input and options give the same bytes, the manifest's too: no clock, no hash of a process in them.
