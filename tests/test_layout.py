@@ -1,4 +1,4 @@
-"""Promises about the files: the floors in .importlinter hold and would be noticed to break, and others it cannot see."""
+"""Promises about the files: the floors in .importlinter hold, and breaking one is noticed; and what it cannot see."""
 
 import configparser
 import importlib

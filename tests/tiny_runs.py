@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.dataset import write_dataset
 from data.schema import Example
-from train.batching.tokenise import TrainingData
+from train.batching.tokenise import TokenisedRows, TrainingData
 from train.config.run_config import ResolvedConfig
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
@@ -63,10 +64,20 @@ def tiny_run(folder: Path, world_size: int, *more: str, epochs: int = 3) -> list
     ]
 
 
-def run_of(resolved: ResolvedConfig, tokenizer, data: TrainingData) -> Run:
-    """The run of one process that `train.run` would build."""
-    folder = RunFolder(resolved.config.output.dir)
-    return Run(resolved, folder, Ranks(Topology()), tokenizer, data, identity={}, phases=Phases())
+def run_of(
+    resolved: ResolvedConfig, tokenizer: Any = None, data: TrainingData | None = None, world_size: int = 1
+) -> Run:
+    """The run that `train.run` would build on rank 0; of more than one, without a group they could meet in."""
+    nothing = TokenisedRows([], 0, 0)
+    return Run(
+        resolved,
+        RunFolder(resolved.config.output.dir),
+        Ranks(Topology(world_size=world_size)),
+        tokenizer,
+        data or TrainingData(nothing, nothing, "", [], {}),
+        identity={},
+        phases=Phases(),
+    )
 
 
 def without(arguments: Sequence[str], *names: str) -> list[str]:

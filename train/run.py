@@ -20,7 +20,8 @@ from train.fault_tolerance.checkpoints import checkpoint_bytes
 from train.fault_tolerance.guards import Guards
 from train.fault_tolerance.stopping import refuse_unsavable
 from train.generation.while_training import answer_callbacks
-from train.methods.sft import SftTrainer, build_trainer
+from train.methods import sft
+from train.methods.exact_loop import ExactLoop
 from train.model.adapt import ParameterCount, adapt, master_weights_in_fp32
 from train.model.base import load_model, load_tokenizer, pick_device, pick_precision, quieten_libraries
 from train.monitoring.recorder import Recorder
@@ -35,6 +36,9 @@ from train.run_context import Run
 from train.run_folder.provenance import provenance
 from train.run_folder.retries import retried
 from train.run_folder.run_folder import RunFolder
+
+METHODS = {"sft": sft.build_trainer}
+"""What is learnt -> who builds its trainer. Any of them has the exact loop, and the fast paths below TRL's call."""
 
 
 def train_model(resolved: ResolvedConfig, topology: Topology, phases: Phases, guards: Guards) -> None:
@@ -80,14 +84,14 @@ def train_model(resolved: ResolvedConfig, topology: Topology, phases: Phases, gu
         recorder = make_recorder(run, watch)
         phases.on_enter = recorder.enter
         callbacks = [recorder, *answer_callbacks(run)]
-        trainer = build_trainer(run, model, path, callbacks=callbacks, stop=guards.stop, write_history=recorder.save)
+        trainer = METHODS["sft"](run, model, path, callbacks=callbacks, stop=guards.stop, write_history=recorder.save)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         ranks.leave()
     if run.is_main:
         finish(run, trainer, parameters, recorder)
 
 
-def finish(run: Run, trainer: SftTrainer, parameters: ParameterCount, recorder: Recorder) -> None:
+def finish(run: Run, trainer: ExactLoop, parameters: ParameterCount, recorder: Recorder) -> None:
     """What rank 0 does alone once training is over: publish the best model, ask it the demo questions, sum up."""
     config, data, model = run.config, run.data, trainer.model
     torch.set_num_threads(usable_cores())

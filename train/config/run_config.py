@@ -27,11 +27,8 @@ from pydantic import (
 
 from data.model_files import EMBEDDED_MODEL
 from data.tokenizer import DEFAULT_TEMPLATE_DATE, DEFAULT_TEMPLATE_VARIABLES
-from train.config.yaml_files import YamlError as YamlError
-from train.config.yaml_files import flatten, load_recipe, nearest, recipe_path
-from train.config.yaml_files import parse_override as parse_override
-from train.config.yaml_files import read_yaml as read_yaml
-from train.failure import ConfigError as ConfigError  # deploy takes from here all that is imported `as`
+from train.config.yaml_files import flatten, load_recipe, nearest, parse_override, recipe_path
+from train.failure import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_RECIPE = "laptop"
@@ -205,7 +202,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
     output: OutputConfig = OutputConfig()
-    trl: dict[str, Any] = Field(default_factory=dict, description="any other SFTConfig option, passed through")
+    trl: dict[str, Any] = Field(default_factory=dict, description="any other option of TRL's, passed through")
 
     def learning_rate_at(self, world_size: int) -> float:
         return self.optim.learning_rate * (world_size if self.optim.scale_learning_rate else 1)

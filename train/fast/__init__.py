@@ -26,7 +26,7 @@
 - `cross_entropy` overwrites the logits with their gradient: nothing else may need them then. On a CPU TRL would score
   every position and compute the logits twice.
 - transformers renames the argument by which a layer is handed its cache (`past_key_values`, `cache` from 5.24 on). A
-  layer that takes none of the known ones is computed whole: exact, but slower; tests/train/fast/test_last_layer.py tells.
+  layer that takes none of the known ones is computed whole: exact, but slower, and test_last_layer.py fails.
 - Few different shapes: oneDNN keeps compiled kernels for each it has seen, so trees are padded to multiples of 64.
 - Planning a tree needs the ids on the CPU: on a GPU each micro-batch waits for that. Not verified on a GPU.
 """

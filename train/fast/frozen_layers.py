@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from train.fast.row_layout import TRUNK_BATCH_TOKENS, Layout
 from train.fast.tree_attention import TREE_ATTENTION, takes_tree_attention
 from train.model.adapt import transformer_layers
-from train.model.base import attention_by
+from train.model.base import attention_by, cache_input
 
 
 def first_trained_layer(model: PreTrainedModel) -> int:
@@ -88,7 +88,9 @@ def _prefix_pass(model: PreTrainedModel, prefix: Sequence[int], states: torch.Te
         return None
     cache = DynamicCache()
     ids = torch.tensor([list(prefix)], device=model.device)
-    states[: len(prefix)] = _stopped_forward(model, input_ids=ids, past_key_values=cache, use_cache=True)[0].cpu()
+    states[: len(prefix)] = _stopped_forward(
+        model, input_ids=ids, use_cache=True, **cache_input(model.base_model, cache)
+    )[0].cpu()
     return _PrefixCache([(layer.keys, layer.values) for layer in cache.layers])
 
 
@@ -104,8 +106,8 @@ def _trunk(
         input_ids=ids.to(model.device),
         attention_mask=mask.long().to(model.device),
         position_ids=torch.arange(prefix_tokens, prefix_tokens + num_tokens, device=model.device)[None],
-        past_key_values=prefix,
         use_cache=prefix is not None,
+        **cache_input(model.base_model, prefix),
     )
 
 

@@ -7,7 +7,6 @@ the positions that count, with those keys and values in its cache. So this holds
 hands them to transformers' cache; where one does not, its full output is computed and then picked from.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from transformers import PreTrainedModel
 
 from train.fast.tree_attention import masked_at
 from train.model.adapt import transformer_layers
+from train.model.base import cache_argument
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-
-_CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")  # what architectures and versions of transformers call it
 
 
 class _KeysAndValuesKnown(Exception):  # noqa: N818 - a signal, not an error
@@ -60,8 +58,7 @@ def last_layer_at(model: PreTrainedModel, positions: torch.Tensor, mask: "BlockM
 class _Trimmed:
     def __init__(self, layer: nn.Module, positions: torch.Tensor, mask: "BlockMask | None") -> None:
         self.forward, self.positions, self.mask = layer.forward, positions, mask
-        names = inspect.signature(self.forward).parameters
-        self.cache_argument = next((name for name in _CACHE_ARGUMENTS if name in names), None)
+        self.cache_argument = cache_argument(self.forward)
         # Recomputing a layer in the backward pass would hand over its keys and values a second time.
         is_recomputed = layer.training and getattr(layer, "gradient_checkpointing", False)
         self.stays_whole = is_recomputed or not len(positions)

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data.render import num_equal
+
 TRUNK_BATCH_TOKENS = 4096
 """Tokens that pass through the frozen layers at a time while their states are computed."""
 
@@ -27,9 +29,8 @@ class Layout:
     @classmethod
     def of(cls, rows: Sequence[list[int]]) -> "Layout":
         first, last = min(rows), max(rows)  # what these two share, all share
-        differing = (number for number, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
         # Every row keeps at least its last token as its own, so that no row is empty.
-        prefix_tokens = min(next(differing, len(first)), min(map(len, rows)) - 1)
+        prefix_tokens = min(num_equal(first, last), min(map(len, rows)) - 1)
         offsets = [prefix_tokens]
         for row in rows:
             offsets.append(offsets[-1] + len(row) - prefix_tokens)

@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from train.fast import when_exact
 from train.fast.row_layout import Layout
 from train.fast.tree_attention import TREE_ATTENTION
-from train.model.base import attention_by
+from train.model.base import attention_by, cache_input
 
 SHARED_PREFIX = "shared_prefix"
 GROWTH_TOKENS = 64
@@ -52,7 +52,8 @@ def shared_prefix(model: PreTrainedModel, prefix: Sequence[int]) -> Iterator[Non
         yield
         return
     cache = DynamicCache()
-    model.base_model(torch.tensor([list(prefix)], device=model.device), past_key_values=cache, use_cache=True)
+    ids = torch.tensor([list(prefix)], device=model.device)
+    model.base_model(ids, use_cache=True, **cache_input(model.base_model, cache))
     token = _prefix.set([(layer.keys, layer.values) for layer in cache.layers])
     try:
         with attention_by(model, SHARED_PREFIX):

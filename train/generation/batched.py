@@ -18,6 +18,7 @@ from data.render import render_prompt
 from train.fast.shared_prefix import num_shared_tokens, own_cache, shared_prefix
 from train.generation.generate import Answer, check_room, end_ids, generate_from_ids, make_answer, question_conversation
 from train.generation.settings import GenerationSettings
+from train.model.base import cache_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,8 +126,9 @@ def _decode(
     ids = torch.tensor([[padding] * (longest - len(one)) + one for one in own], device=model.device)  # [rows, tokens]
     mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in own], device=model.device)
     positions = prefix_tokens + (mask.cumsum(dim=1) - 1).clamp(min=0)
+    known = cache_input(model, cache)
     while True:
-        inputs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+        inputs = {"attention_mask": mask, "position_ids": positions, "use_cache": True, **known}
         best, near_tie = _choose(model(ids, **inputs, logits_to_keep=1).logits[:, -1].float())
         for row, token, is_near_tie in zip(running, best.tolist(), near_tie.tolist(), strict=True):
             row.token_ids.append(token)

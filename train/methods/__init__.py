@@ -5,6 +5,7 @@
     sft.py           the answers, by TRL's SFTTrainer        a method is a page and one line in train/run.py
          |
     trl_options.py   RunConfig -> TRL's own options, and what is refused among them
+    description.py   what a method is called in a model card
 
 - TRL's trainers for SFT, DPO and GRPO all call `model(..., labels=, fused_lm_head=True)`: the fast paths lie below
   that call (`train.fast.fused_head`), so a method's loss, metrics and collator are TRL's own code.

@@ -1,7 +1,6 @@
 """RunConfig -> TRL's SFTConfig: every option this project decides, and which others are let through."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from trl import SFTConfig
 
 from train.batching.steps import total_steps, warmup_steps
 from train.config.run_config import RunConfig
+from train.config.yaml_files import nearest
 from train.failure import ConfigError
 from train.model.base import pick_device, pick_precision
 from train.run_folder.run_folder import RunFolder
@@ -64,8 +64,8 @@ def make_sft_config(options: Mapping[str, Any], extra: Mapping[str, Any]) -> SFT
         if name in options:
             raise ConfigError(f"trl.{name} is decided elsewhere in the configuration (it would be {options[name]!r})")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"unknown TRL option 'trl.{name}'", f"Did you mean 'trl.{near[0]}'?" if near else "")
+            remedy = nearest(f"trl.{name}", [f"trl.{option}" for option in known]).strip()
+            raise ConfigError(f"unknown TRL option 'trl.{name}'", remedy)
     try:
         return SFTConfig(**options, **extra)
     except (ValueError, TypeError) as error:

@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
 
@@ -72,6 +74,20 @@ def pick_attention(config: RunConfig) -> str:
     if asked == "auto":
         return "flash_attention_2" if usable and config.speed.prefix_sharing == "off" else "sdpa"
     return asked
+
+
+def cache_argument(forward: Callable[..., Any]) -> str | None:
+    """Return the name by which a model's or a layer's `forward` is handed keys and values; None if it takes none.
+
+    transformers renames it: `past_key_values` is `cache` from 5.24 on, in some architectures before others.
+    """
+    names = inspect.signature(forward).parameters
+    return next((name for name in ("cache", "past_key_values", "layer_past") if name in names), None)
+
+
+def cache_input(model: PreTrainedModel, cache: Cache | None) -> dict[str, Cache | None]:
+    """Return `cache` as the keyword argument that this model, or its backbone, takes it by."""
+    return {cache_argument(model.forward) or "past_key_values": cache}
 
 
 @contextlib.contextmanager

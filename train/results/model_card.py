@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from data.model_files import EMBEDDED_MODEL
 from train.config.run_config import RunConfig
+from train.methods.description import SFT
 from train.units import human_seconds
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -90,7 +91,7 @@ def _metadata(summary: Mapping[str, Any], base: Base, title: str, dataset_name: 
         language="en" if _is_built_in(summary["data"]["dataset"]) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["fieldcraft", "sft", "trl", "conversational"],
+        tags=["fieldcraft", *SFT.tags, "trl", "conversational"],
         model_name=title,
         eval_results=[
             EvalResult(
@@ -117,7 +118,7 @@ def _table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, parameters = summary["config"], summary["parameters"]
     optim, identity = config["optim"], summary["identity"]
     return [
-        ("method", "supervised fine-tuning (TRL SFTTrainer), loss on the answers alone"),
+        ("method", SFT.sentence),
         (
             "trained weights",
             f"{parameters['trainable']:,} of {parameters['total']:,}: {_what_trains(config['adapt'])}",

@@ -1,14 +1,19 @@
+from dataclasses import replace
+
 from rich.console import Console
 
+from tests.tiny_runs import run_of
 from train.config.run_config import resolve_config
 from train.results.summary import comparison_table, describe_batch
 
 
 def test_the_batch_of_a_step_and_what_it_is_made_of():
-    config = resolve_config("smollm3-l40s-x4", [], {}).config
-    assert describe_batch(config, 8, 4) == "batch      8 x 2 accumulation x 4 rank(s) = 64 rows a step"
-    found = config.with_batch_size(4, 4)
-    assert describe_batch(found, 0, 4) == (
+    resolved = resolve_config("smollm3-l40s-x4", [], {})
+    assert describe_batch(run_of(resolved, world_size=4), was_measured=False) == (
+        "batch      8 x 2 accumulation x 4 rank(s) = 64 rows a step"
+    )
+    found = replace(resolved, config=resolved.config.with_batch_size(4, 4))
+    assert describe_batch(run_of(found, world_size=4), was_measured=True) == (
         "batch      4 (the most that fit on every rank) x 4 accumulation x 4 rank(s) = 64 rows a step"
     )
 
