@@ -78,6 +78,7 @@ def work(name: str, task: Task, connection: Connection) -> None:
     import torch
     import transformers
 
+    from data.libraries import quieten_libraries
     from train.batching.tokenise import load_training_data
     from train.config.run_config import resolve_config
     from train.distributed.group import Ranks
@@ -86,12 +87,12 @@ def work(name: str, task: Task, connection: Connection) -> None:
     from train.failure import Phases
     from train.fast.choose import choose_path
     from train.model.adapt import adapt, master_weights_in_fp32
-    from train.model.base import load_model, load_tokenizer, model_fingerprint, quieten_libraries
+    from train.model.base import load_model, load_tokenizer, model_fingerprint
     from train.monitoring.recorder import peak_memory_bytes
     from train.run_context import Run
     from train.run_folder.run_folder import RunFolder
 
-    quieten_libraries(is_main=False)
+    quieten_libraries(warnings=False)
     keep_freed_memory()  # as a run does; the stock variants gain by it too
     warnings.filterwarnings("ignore", category=FutureWarning)
     with TemporaryDirectory() as temporary:

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from data.files import write_json
+from data.libraries import quieten_libraries
 from train.batching.steps import refuse_nonsense
 from train.batching.tokenise import load_training_data
 from train.config.run_config import ResolvedConfig
@@ -23,7 +24,7 @@ from train.generation.while_training import answer_callbacks
 from train.methods import sft
 from train.methods.exact_loop import ExactLoop
 from train.model.adapt import ParameterCount, adapt, master_weights_in_fp32
-from train.model.base import load_model, load_tokenizer, pick_device, pick_precision, quieten_libraries
+from train.model.base import load_model, load_tokenizer, pick_device, pick_precision
 from train.monitoring.recorder import Recorder
 from train.monitoring.watchers import make_recorder, start_watching
 from train.planning.auto_batch import settled_by_measure
@@ -45,7 +46,7 @@ def train_model(resolved: ResolvedConfig, topology: Topology, phases: Phases, gu
     """Train one model and leave a complete run folder; a finished one is left as it is."""
     asked, folder = resolved.config, RunFolder(resolved.config.output.dir)
     sizes = asked.settled(topology.world_size)
-    quieten_libraries(is_main=topology.is_main)
+    quieten_libraries(warnings=topology.is_main)
     if pick_device().type == "cpu":
         keep_freed_memory()
 

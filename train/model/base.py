@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -99,12 +98,6 @@ def attention_by(model: PreTrainedModel, implementation: str) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(configured)
-
-
-def quieten_libraries(*, is_main: bool) -> None:
-    """Let transformers show no progress bars, and its warnings on the main rank alone."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_warning() if is_main else transformers.utils.logging.set_verbosity_error()
 
 
 def load_tokenizer(config: RunConfig) -> "PreTrainedTokenizerBase":

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.libraries import quieten_libraries
 from train.config.run_config import DistributedConfig, ResolvedConfig
 from train.distributed.group import Ranks, join
 from train.distributed.topology import Topology
 from train.failure import ExitCode, RunError, describe_failure
-from train.model.base import quieten_libraries
 from train.planning.measure import measure_link
 from train.preflight.checks import AFTER_MEETING, CHECKS, Check, Facts, Warned
 
@@ -67,7 +67,7 @@ def preflight(resolved: ResolvedConfig, topology: Topology) -> None:
     Raises:
         PreflightError: the run would fail here.
     """
-    quieten_libraries(is_main=False)
+    quieten_libraries(warnings=False)
     facts = Facts(resolved, topology)
     findings: list[Finding] = []
     for check in CHECKS:
