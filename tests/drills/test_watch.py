@@ -26,6 +26,11 @@ def running(cluster):
     return cluster.get(POD, NAMESPACE, MASTER)["metadata"]["uid"]
 
 
+def await_request(cluster, path, num_asked):
+    """Wait for a request that has this in its path, after the first so many."""
+    cluster.wait_until(lambda: any(path in asked for _, asked in cluster.server.requests[num_asked:]), SECONDS)
+
+
 def no_quota(cluster):
     metadata = {"name": "none", "namespace": NAMESPACE}
     cluster.create(QUOTA, {"metadata": metadata, "spec": {"hard": {"pods": "0"}}})
@@ -122,9 +127,13 @@ def test_bad_data_that_restarts_in_place_for_ever_is_an_end(cluster, deploy):
 @pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_watch_survives_a_lost_api_server_and_passes_the_exit_code_on(cluster, deploy, start, seconds):
     settings = (*SUPERVISED, "--set", "data.dataset=/nowhere.parquet")
+    cluster.backend.missing_images.add(IMAGE)  # the pod fails soon after its start: it starts once it is watched
     applied = deploy("apply", "cpu-smoke", *settings)
     assert applied.returncode == 0, applied.stderr
+    num_asked = len(cluster.server.requests)
     watching = start("watch", "cpu-smoke", *settings)
+    await_request(cluster, "/persistentvolumeclaims", num_asked)
+    cluster.backend.missing_images.clear()
     running(cluster)
     cluster.go_down()
     time.sleep(seconds)
@@ -154,8 +163,7 @@ def test_ctrl_c_leaves_the_job_alone(cluster, deploy, start, command):
     name, *options = command
     num_asked = len(cluster.server.requests)
     following = start(name, "cpu-smoke", *ENDLESS, *options)
-    path = "/log" if name == "logs" else "/persistentvolumeclaims"
-    cluster.wait_until(lambda: any(path in asked for _, asked in cluster.server.requests[num_asked:]), SECONDS)
+    await_request(cluster, "/log" if name == "logs" else "/persistentvolumeclaims", num_asked)
     following.send_signal(signal.SIGINT)
     output, _ = following.communicate(timeout=SECONDS)
     assert following.returncode == INTERRUPTED, output
