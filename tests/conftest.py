@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.metadata import version
@@ -77,7 +78,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     if is_worker():
-        config.stash[TURNS] = Turns(config.cache.mkdir("turns"))
+        config.stash[TURNS] = Turns(Path(tempfile.gettempdir()) / f"turns{str(ROOT).replace('/', '-')}-{os.getuid()}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
