@@ -101,7 +101,7 @@ def finish(run: Run, trainer: ExactLoop, parameters: ParameterCount, recorder: R
         facts = {"base_model": config.model.name, "best_step": best_step, "identity": run.identity}
         facts |= {"dataset_sha256": data.facts["dataset_sha256"], "made_by": provenance()}
         card = model_card(summary(run, parameters, recorder, best_step))
-        publication = Publication(data.system_prompt, data.demo_questions[0], facts, card)
+        publication = Publication(data.system_prompt, data.demo_questions[0], facts, config.output.max_new_tokens, card)
         precision = pick_precision(config.model)
         retried("best_model", lambda: publish(model, run.tokenizer, run.folder, publication, precision))
     del trainer

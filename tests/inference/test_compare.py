@@ -114,7 +114,7 @@ def publish_broken(smoke_run: Path, folder: Path, *, weights: str, template: str
     loaded = load_original(published, published.base) if weights == "original" else load_tuned(published)
     identity = json.loads((published.folder / MANIFEST).read_text())["identity"]
     loaded.tokenizer.chat_template = template or loaded.tokenizer.chat_template
-    publication = Publication(loaded.system_prompt, "Is water wet?", {"identity": identity})
+    publication = Publication(loaded.system_prompt, "Is water wet?", {"identity": identity}, answer_tokens=16)
     publish(loaded.model, loaded.tokenizer, RunFolder(folder), publication, loaded.model.dtype)
     return folder
 

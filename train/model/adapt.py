@@ -74,6 +74,16 @@ def master_weights_in_fp32(model: PreTrainedModel) -> None:
         parameter.data = parameter.data.float()
 
 
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Hold every parameter in `dtype`, and leave the buffers as they are.
+
+    `model.to(dtype)` would round them too: the rotary frequencies are fp32 in training and in every loaded model, and
+    a model whose frequencies are rounded to bf16 is another one.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def trainable_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """Return what trains, by name; its order is the model's."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -11,14 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from train.failure import ModelError
 from train.generation.generate import generate_answer, question_conversation
 from train.generation.settings import GenerationSettings
+from train.model.adapt import cast_weights
 from train.run_folder.manifest import published_atomically, write_manifest
 from train.run_folder.run_folder import MODEL_CARD, SYSTEM_PROMPT, RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-CHECK_TOKENS = 16
-
 
 @dataclass(frozen=True)
 class Publication:
@@ -28,6 +26,8 @@ class Publication:
     check_question: str
     facts: dict[str, Any]
     """Goes into the manifest: base model, config and data fingerprints, best step."""
+    answer_tokens: int
+    """Length limit of the answer that is asked for: all of it is compared."""
     card: str | None = None
     """README.md, see `train.results.model_card`."""
 
@@ -45,7 +45,8 @@ def publish(
         ModelError: the saved model does not answer as the trained one does.
     """
     with published_atomically(folder.best_model) as aside:
-        model.to(dtype).save_pretrained(aside)
+        cast_weights(model, dtype)
+        model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         (aside / SYSTEM_PROMPT).write_text(publication.system_prompt + "\n", encoding="utf-8")
         if publication.card is not None:
@@ -58,7 +59,7 @@ def _check_reloaded(
     model: PreTrainedModel, tokenizer: "PreTrainedTokenizerBase", saved: Path, publication: Publication
 ) -> None:
     """Ask the saved model and the one in memory the same question; token for token the same, or no publication."""
-    settings = GenerationSettings(max_new_tokens=CHECK_TOKENS)
+    settings = GenerationSettings(max_new_tokens=publication.answer_tokens)
     conversation = question_conversation(publication.check_question, publication.system_prompt)
     expected = generate_answer(model.eval(), tokenizer, conversation, settings)
     reloaded_model, reloaded_tokenizer = load_published(saved, model)

@@ -65,7 +65,7 @@ def test_model_folder_works_without_its_run(smoke_run, tmp_path, tuned):
 
 def test_both_models_take_the_saved_precision(smoke_run, original, tmp_path):
     manifest = json.loads((smoke_run / "best_model" / MANIFEST).read_text())
-    publication = Publication("Be brief.", "Is water wet?", {"identity": manifest["identity"]})
+    publication = Publication("Be brief.", "Is water wet?", {"identity": manifest["identity"]}, answer_tokens=16)
     half = load_original(open_published(smoke_run), open_published(smoke_run).base).model.to(torch.bfloat16)
     publish(half, original.tokenizer, RunFolder(tmp_path), publication, torch.bfloat16)
     published = open_published(tmp_path)
