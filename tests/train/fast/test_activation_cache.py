@@ -1,109 +1,31 @@
-"""The cached states are the ones the model computes; a cache that is not what was written is never used."""
+"""A cache that is not what was written is never used; what is cached is found again by a row's tokens."""
 
 import json
 import os
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.render import RenderedRow
 from tests.random_rows import padded
+from tests.tiny_models import tiny_model
 from train.config.run_config import AdaptConfig
 from train.distributed.group import Ranks
 from train.distributed.topology import Topology
 from train.fast.activation_cache import evict, is_valid, open_or_build, refusal
-from train.fast.frozen_layers import compute_states, first_trained_layer, injected_states, without_trunk
-from train.fast.row_layout import Layout
 from train.fast.tree_batch import TreeBatch
-from train.model.adapt import adapt, transformer_layers
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
-MODEL_TYPES = ["llama", "smollm3", "qwen2", "qwen3", "gpt_neox"]
 ROWS = [[5, 6, 7, 8, 9], [5, 6, 7, 1, 2, 3, 4], [5, 6, 7], [5, 6, 7, 8]]
-
-
-def tiny(model_type="llama", **overrides):
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**TINY, **overrides})).eval()
-    adapt(model, AdaptConfig(last_n_layers=2))
-    return model
 
 
 def rendered(rows):
     return [RenderedRow(list(row), list(row)) for row in rows]
 
 
-def states_of(model, rows):
-    layout = Layout.of(rows)
-    states = torch.full((layout.num_tokens, 16), float("nan"))
-    compute_states(model, rows, layout, range(len(rows)), states)
-    return layout, states
-
-
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-@pytest.mark.parametrize("rows", [ROWS, [[1, 2], [3, 4, 5]], [[7, 7, 7]], [[4, 4], [4, 4]]])
-def test_states_are_those_entering_the_first_trained_layer(model_type, rows):
-    model = tiny(model_type)
-    layout, states = states_of(model, rows)
-    assert not states.isnan().any()
-    for number, row in enumerate(rows):
-        with torch.no_grad():
-            hidden = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2][0]  # [tokens, 16]
-        mine = states[[layout.index(number, depth) for depth in range(len(row))]]
-        torch.testing.assert_close(mine, hidden, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_the_top_alone_gives_the_same_logits(model_type):
-    model = tiny(model_type)
-    layout, states = states_of(model, ROWS)
-    row = torch.tensor([ROWS[1]])
-    with torch.no_grad():
-        whole = model(row).logits
-        trunk_states = states[[layout.index(1, depth) for depth in range(row.shape[1])]][None]
-        with without_trunk(model), injected_states(model, trunk_states):
-            assert sum(1 for layer in transformer_layers(model) if any(True for _ in layer.parameters())) == 2
-            top = model(row).logits
-        again = model(row).logits
-    torch.testing.assert_close(top, whole, rtol=1e-5, atol=1e-6)
-    assert torch.equal(again, whole)
-
-
-@given(rows=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8))
-def test_layout_has_a_place_of_its_own_for_every_token(rows):
-    layout = Layout.of(rows)
-    places = [[layout.index(number, depth) for depth in range(len(row))] for number, row in enumerate(rows)]
-    assert {place for row in places for place in row} == set(range(layout.num_tokens))
-    for number, row in enumerate(rows):
-        assert row[: layout.prefix_tokens] == rows[0][: layout.prefix_tokens]
-        own = places[number][layout.prefix_tokens :]
-        assert own == list(range(layout.offsets[number], layout.offsets[number + 1]))
-
-
-@given(
-    rows=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=8), ranks=st.integers(1, 4)
-)
-def test_shares_cover_every_row_once(rows, ranks):
-    shares = Layout.of(rows).shares(ranks)
-    assert len(shares) == ranks
-    assert [row for share in shares for row in share] == list(range(len(rows)))
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CACHE_DIR", str(tmp_path))
-    model = tiny()
+    model = tiny_model()
 
     def build(rows=ROWS, fingerprint="weights"):
         return open_or_build(model, rendered(rows), fingerprint, Ranks(Topology()))
@@ -196,17 +118,10 @@ def test_a_row_is_known_by_its_tokens(cache):
 
 
 def test_refusals():
-    assert refusal(tiny(), AdaptConfig()) is None
-    tied = tiny(tie_word_embeddings=True)
+    assert refusal(tiny_model(), AdaptConfig()) is None
+    tied = tiny_model(tie_word_embeddings=True)
     tied.get_input_embeddings().weight.requires_grad_(True)
     assert "the input embedding trains" in refusal(tied, AdaptConfig(head="tied"))
-    everything = tiny()
+    everything = tiny_model()
     everything.requires_grad_(True)
     assert refusal(everything, AdaptConfig(layers="all")) == "the lowest layer trains"
-
-
-def test_only_the_head_trains():
-    model = tiny()
-    for layer in transformer_layers(model):
-        layer.requires_grad_(False)
-    assert first_trained_layer(model) == 3
