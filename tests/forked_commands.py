@@ -6,7 +6,6 @@ process could have. What begins otherwise is the interpreter: a test of that sta
 
 import contextlib
 import os
-import runpy
 import signal
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
-from tests.forked_ranks import BEFORE_IMPORT, CONTEXT, ROOT, preload
+from tests.forked_ranks import BEFORE_IMPORT, CONTEXT, ROOT, preload, run_and_end
 
 LIMIT_SECONDS = 240
 
@@ -102,20 +101,7 @@ def become(module: str, arguments: list[str], environment: dict[str, str], out: 
     os.environ.clear()
     os.environ.update(environment)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    sys.argv = [module, *arguments]
-    sys.modules.pop(f"{module}.__main__", None)  # imported before for what it imports; now it is to run
-    code = 1
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    run_and_end(module, arguments)
 
 
 def start_forked(command: Sequence[str], environment: Mapping[str, str]) -> tuple[BaseProcess, int]:

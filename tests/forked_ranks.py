@@ -4,6 +4,7 @@ What runs is the command line, with the variables that the training operator inj
 hundreds of ranks, only to kill them, would otherwise spend nearly all of their time importing torch.
 """
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
+
+from kubernetes.config import kube_config
 
 from tests.free_ports import free_port
 
@@ -174,6 +178,27 @@ def _be_a_rank(
             os.dup2(file.fileno(), 1 if name == "out" else 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     gc.freeze()  # what the libraries allocated is for good: no collection needs to look through it
-    sys.argv = ["train", *arguments]
-    sys.modules.pop("train.__main__", None)  # imported before for what it imports; now it is to run
-    runpy.run_module("train", run_name="__main__", alter_sys=True)
+    run_and_end("train", arguments)
+
+
+def run_and_end(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Be `python -m MODULE ARGUMENTS` in this process, and end it with the exit code.
+
+    At once: what the libraries of other commands registered for the exit of the process they were loaded in (threads to
+    join, pools to close) is not this one's, and has been seen to hang.
+    """
+    sys.argv = [module, *arguments]
+    sys.modules.pop(f"{module}.__main__", None)  # imported before for what it imports; now it is to run
+    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "~/.kube/config")  # read when imported
+    code = 1
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

@@ -23,7 +23,7 @@ from train.run_folder.manifest import READY, write_manifest
 
 Prepare = Callable[[Path], object]
 DISK_BYTES = 192 * 1024
-SHORT_WAITS = {"train.run_folder.retries.RETRY_SECONDS": 0.5, "train.methods.sft.RETRY_SECONDS": 0.5}
+SHORT_WAITS = {"train.run_folder.retries.RETRY_SECONDS": 0.5, "train.methods.exact_loop.RETRY_SECONDS": 0.5}
 """For a full disk that nobody will clean up."""
 
 
