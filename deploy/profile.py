@@ -4,7 +4,6 @@ A profile is a YAML file in `deploy/clusters/`, or any path ending in .yaml. Val
 `--set gpu.count=0` is the profile's, `--set optim.epochs=1` the run's (the sections of `RunConfig`).
 """
 
-import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from deploy.errors import ProfileError
 from train.config.run_config import RunConfig, field_names, resolve_config
-from train.config.yaml_files import YamlError, parse_override, read_yaml
+from train.config.yaml_files import YamlError, nearest, parse_override, read_yaml
 from train.failure import ConfigError
 
 CLUSTERS = Path(__file__).parent / "clusters"
@@ -193,7 +192,7 @@ def _read_profile(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CLUSTERS / f"{name}.yaml"
     if not path.is_file():
         raise ProfileError(
-            f"unknown profile '{name}'", f"{_nearest(name, profile_names())}Known: {', '.join(profile_names())}."
+            f"unknown profile '{name}'", f"{nearest(name, profile_names())}Known: {', '.join(profile_names())}."
         )
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
@@ -232,7 +231,7 @@ def _explain(problem: Any) -> str:
         model = _model_at(problem["loc"][:-1])
         known = [*model.model_fields] if model else []
         of_run = [] if model is not ClusterProfile else field_names()
-        return f"unknown key '{field}'. {_nearest(str(problem['loc'][-1]), known) or _nearest(field, of_run)}".strip()
+        return f"unknown key '{field}'. {nearest(str(problem['loc'][-1]), known) or nearest(field, of_run)}".strip()
     if problem["type"] == "missing":
         return f"'{field}' is required"
     return f"{field}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
@@ -248,11 +247,6 @@ def _model_at(location: Sequence[int | str]) -> type[BaseModel] | None:
         candidates = (annotation, *getattr(annotation, "__args__", ()))
         model = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
     return model
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"Did you mean '{matches[0]}'? " if matches else ""
 
 
 def _with_run(profile: ClusterProfile, settings: Sequence[str], profile_name: str) -> Deployment:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from data import libraries
 from train.config.run_config import ResolvedConfig, resolve_config
 from train.config.yaml_files import recipe_names
 from train.distributed.launch import launch, plan_launch
@@ -191,10 +192,8 @@ def resolve(arguments: list[str], nproc: int | None) -> ResolvedConfig:
 
 
 def prepare_environment(resolved: ResolvedConfig, *, offline: bool = False) -> None:
-    """What libraries read when they are imported, so it is set before any of them is."""
-    if offline or resolved.config.model.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    """Tell the libraries what they read when they are imported, so before any of them is."""
+    libraries.prepare_environment(offline=offline or resolved.config.model.offline)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|torch")
 
 

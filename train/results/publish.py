@@ -18,6 +18,7 @@ from train.run_folder.run_folder import MODEL_CARD, SYSTEM_PROMPT, RunFolder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 @dataclass(frozen=True)
 class Publication:
     """Holds what is published beside the weights, and asked of the result before it counts."""
