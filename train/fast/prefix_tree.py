@@ -43,11 +43,6 @@ class PrefixTree:
     def num_tokens(self) -> int:
         return len(self.ids)
 
-    @property
-    def num_label_tokens(self) -> int:
-        """Labels of all rows together: what the summed loss is divided by."""
-        return sum(self.label_weights)
-
     def padded(self, multiple: int) -> "PrefixTree":
         """With padding up to a multiple of `multiple` tokens: childless roots, each of which sees itself alone.
 
